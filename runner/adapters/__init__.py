@@ -1,0 +1,1 @@
+"""The outside world: the Gemini client and storage."""

@@ -1,0 +1,1 @@
+"""Time and concurrency on anyio. No SQL, no HTTP."""
