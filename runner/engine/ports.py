@@ -40,6 +40,12 @@ class ImageStore(Protocol):
     async def has_room(self, pictures: int, largest_bytes: int) -> bool:
         """Whether `pictures` more of `largest_bytes` each would fit."""
 
+    def adopt(self, task: Assignment) -> Made | Unusable | None:
+        """After a crash: the whole picture of this very attempt, if it reached the disk. Blocks."""
+
+    def stop_waiting(self) -> None:
+        """From now on a picture that cannot be written is given up as `Unstored` instead of held in memory."""
+
 
 class Provider(Protocol):
     """A client of the image API."""

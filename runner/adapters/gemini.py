@@ -1,0 +1,192 @@
+"""The Gemini client: sends one request, answers with one Reply. It decides nothing and stores nothing.
+
+What the wire means is in `request`, `answer` and `rejection`; what a broken connection means is in `transport`.
+"""
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from runner.adapters.answer import read_answer
+from runner.adapters.rejection import Asked, read_rejection
+from runner.adapters.request import address, payload, prefix
+from runner.adapters.seal import sealed, spellings
+from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, Journey, Transport, broken
+from runner.core.catalog import Catalog
+from runner.core.errors import UsageError
+from runner.core.lifecycle import Lost, Reply, Unreached
+from runner.core.task import Assignment
+from runner.engine.ports import Sink
+
+CONNECT_S = 30.0
+"""For a connection: waiting for a free one, DNS, TCP and TLS together."""
+INLINE_BYTES = 256 * 1024
+"""Larger bodies are read in a thread, so that the event loop never stalls on a megabyte."""
+THREADS = 4
+"""How many at once: more only adds page faults."""
+LARGEST_ANSWER = 512 * 1024 * 1024
+LARGEST_REJECTION = 1024 * 1024
+_BLANK = b" \t\r\n"
+
+
+class Secret(Protocol):
+    """A key that does not show itself; pydantic's SecretStr is one."""
+
+    def get_secret_value(self) -> str:
+        """The key."""
+
+
+@dataclass(slots=True)
+class _Received:
+    """A response with its whole body."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytearray
+
+
+class GeminiProvider:
+    """`engine.ports.Provider` over HTTP. The key travels in one header and is masked in all that is returned.
+
+    `uds` is the path of a Unix socket to connect to instead of the base URL's host. `model_line` is where the
+    manifest names the model, as `file:line`, for the message of a model that is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        key: Secret,
+        version: str = "v1beta",
+        request_timeout_s: float = 360.0,
+        body_gap_s: float = 60.0,
+        connections: int,
+        uds: str | None = None,
+        catalog: Catalog,
+        model_line: str = "",
+    ) -> None:
+        """Raises UsageError where the base URL, the key or a proxy of the environment cannot be used."""
+        self._prefix = prefix(base_url, version)
+        _check(key)
+        self._key = key
+        self._answer_within_s, self._gap_s = request_timeout_s, body_gap_s
+        self._catalog, self._model_line = catalog, model_line
+        self._threads = anyio.CapacityLimiter(THREADS)
+        self._http = httpx.AsyncClient(
+            transport=Transport(httpx.URL(self._prefix), connections=connections, uds=uds),
+            auth=_KeyHeader(key),
+            headers=_headers(request_timeout_s),
+            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
+            follow_redirects=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def render(self, task: Assignment, sink: Sink) -> Reply:
+        """Send one request. Every answer and every transport error becomes exactly one Reply.
+
+        Nothing is awaited before the send but the connection. On `Pictured` the sink holds the picture; it is
+        filled on the loop or, for a large answer, in a thread.
+        """
+        received = await self._exchange(task)
+        reply = await self._read(received, task, sink) if isinstance(received, _Received) else received
+        return sealed(reply, spellings(self._key.get_secret_value()))
+
+    async def _exchange(self, task: Assignment) -> _Received | Unreached | Lost:
+        # until the trace reports the send, this deadline is only a net: the connection has limits of its own
+        scope = anyio.CancelScope(deadline=anyio.current_time() + 2 * CONNECT_S + self._answer_within_s)
+        journey = Journey(scope, self._answer_within_s)
+        received: _Received | None = None
+        token = JOURNEY.set(journey)
+        try:
+            with scope:
+                async with self._http.stream(
+                    "POST", address(self._prefix, task.recipe.model), content=payload(task)
+                ) as r:
+                    journey.answered = True
+                    received = _Received(r.status_code, r.headers, await self._body(r, journey))
+        except JOURNEY_ERRORS as error:
+            # an answer that is whole stays whole, whatever closing the connection brings
+            return received or broken(error, journey)
+        finally:
+            JOURNEY.reset(token)
+        return received or journey.timed_out(self._gap_s)
+
+    async def _body(self, response: httpx.Response, journey: Journey) -> bytearray:
+        """The body without the white space that keeps some connections alive before it (gemini-api.md §11)."""
+        body = bytearray()
+        largest = LARGEST_ANSWER if response.is_success else LARGEST_REJECTION
+        async for chunk in response.aiter_bytes():
+            body += chunk if body else chunk.lstrip(_BLANK)
+            if body:
+                journey.progress(len(chunk), self._gap_s)
+            if len(body) > largest:
+                break
+        return body
+
+    async def _read(self, received: _Received, task: Assignment, sink: Sink) -> Reply:
+        if len(received.body) > LARGEST_ANSWER:
+            return Lost("not_an_answer", f"an answer of more than {LARGEST_ANSWER} bytes")
+        read = partial(self._reply, received, task, sink)
+        if len(received.body) <= INLINE_BYTES:
+            return read()
+        return await to_thread.run_sync(read, limiter=self._threads)
+
+    def _reply(self, received: _Received, task: Assignment, sink: Sink) -> Reply:
+        status, headers, model = received.status, received.headers, task.recipe.model
+        if 200 <= status < 300:
+            tier = headers.get("x-gemini-service-tier")
+            return read_answer(received.body, asked=model, tier=tier, sink=sink)
+        return read_rejection(status, headers, received.body, Asked(model, self._model_line, self._catalog))
+
+
+class _KeyHeader(httpx.Auth):
+    """Puts the key into each request as it leaves, so that no object that lives longer holds it in the open."""
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["x-goog-api-key"] = self._key.get_secret_value()
+        yield request
+
+
+def _check(key: Secret) -> None:
+    value = key.get_secret_value()
+    if not value or not value.isascii() or not value.isprintable() or value != value.strip():
+        raise UsageError("the key is empty or holds characters that no HTTP header can carry")
+
+
+def _headers(request_timeout_s: float) -> dict[str, str]:
+    """`X-Server-Timeout` moves the server's own deadline (gemini-api.md §2); gzip costs more than it saves."""
+    return {
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+        "user-agent": f"bulkrender/{_release()}",
+        "x-server-timeout": str(math.ceil(request_timeout_s)),
+    }
+
+
+def _release() -> str:
+    try:
+        return version("bulkrender")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "0"

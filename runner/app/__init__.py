@@ -1,0 +1,1 @@
+"""Wiring: settings, and the only place that builds real objects and joins them."""

@@ -1,0 +1,276 @@
+"""A run: lock, mend, record, arrange, render, account. One job after another, each with its own lock and cap."""
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from runner.adapters.gemini import GeminiProvider
+from runner.adapters.storage import FolderStore
+from runner.app.campaign import Campaign, Plan, plan, refuse_shared_paths
+from runner.app.child import sandbox_child
+from runner.app.settings import Settings, read_key
+from runner.app.views import EXIT_BY_HALT
+from runner.core.catalog import builtin
+from runner.core.errors import LocalFailureError, OutputError, UsageError
+from runner.core.pricing import PriceSheet, sheet
+from runner.engine.clock import LoopClock
+from runner.engine.limiter import WINDOW_S, Pace
+from runner.engine.pool import Ending, Pool, Terms
+from runner.engine.ports import Provider
+from runner.engine.rescue import Rescue, Rescued
+from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader
+
+log = logging.getLogger("bulkrender")
+
+RECENT_S = 60.0
+"""Window of the rate that progress shows."""
+
+
+class Face(Protocol):
+    """Who watches a run: prints, asks, shows progress. It never decides about money."""
+
+    def announce(self, plan: Plan, *, ask: bool) -> bool:
+        """Say what a run will buy and cost, and ask where there is somebody; False if they do not want it."""
+
+    def mended(self, rescued: Rescued) -> None:
+        """Say what a crash had left behind."""
+
+    async def follow(self, watched: "Watched") -> None:
+        """Show progress until cancelled."""
+
+    def finished(self, status: JobStatus, outcomes: list[OutcomeRow], output: Path) -> None:
+        """Say how the job ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What progress is made of."""
+
+    pool: Pool
+    status: Callable[[], JobStatus]
+    """Reads the ledger; blocks."""
+
+
+def folder_store(campaign: Campaign, settings: Settings, on_blocked: Callable[[str | None], None]) -> FolderStore:
+    """The output folder of a job."""
+    return FolderStore(settings.output, verify=campaign.manifest.verify, on_blocked=on_blocked)
+
+
+async def run_jobs(
+    campaigns: Sequence[Campaign], settings: Settings, ledger: Ledger, face: Face
+) -> list[JobStatus]:
+    """Run the jobs one after another; whatever stops the run as a whole leaves the rest for next time."""
+    finished: list[JobStatus] = []
+    async with _endpoint(settings, ledger.path) as socket:
+        for campaign in campaigns:
+            finished.append(await _run_job(campaign, settings, ledger, face, socket))
+            if finished[-1].halted in {"interrupted", "local", "provider"}:
+                break
+    return finished
+
+
+@asynccontextmanager
+async def _endpoint(settings: Settings, ledger: Path) -> AsyncGenerator[str | None]:
+    if not settings.sandbox:
+        yield None
+        return
+    async with sandbox_child(settings, ledger.with_name(f"{ledger.name}.sandbox")) as socket:
+        yield socket
+
+
+async def _run_job(
+    campaign: Campaign, settings: Settings, ledger: Ledger, face: Face, socket: str | None
+) -> JobStatus:
+    with ledger.lock_job(campaign.job):
+        run = JobRun(campaign, settings, ledger, face)
+        run.store.prepare()
+        if not await run.prepare():
+            return run.status()
+        async with _provider(campaign, settings, socket) as provider:
+            return await run.render(provider)
+
+
+def _provider(campaign: Campaign, settings: Settings, socket: str | None) -> GeminiProvider:
+    manifest = campaign.manifest
+    return GeminiProvider(
+        base_url=settings.base_url,
+        key=read_key(settings),
+        request_timeout_s=manifest.limits.request_timeout_s,
+        connections=campaign.concurrency,
+        uds=socket,
+        catalog=builtin(),
+        model_line=f"{manifest.file}:{manifest.model_line}",
+    )
+
+
+class JobRun:
+    """One job from lock to account. The caller holds the job's lock."""
+
+    def __init__(self, campaign: Campaign, settings: Settings, ledger: Ledger, face: Face) -> None:
+        self.campaign, self.settings, self.ledger, self.face = campaign, settings, ledger, face
+        self.clock = LoopClock()
+        self.pool: Pool | None = None
+        self.store = folder_store(campaign, settings, self._blocked)
+
+    async def prepare(self) -> bool:
+        """Mend, plan, ask, record, arrange. False: nothing is to be bought now, and the ledger says why."""
+        job, reader = self.campaign.job, self.ledger.reader
+        recorded = reader.recorded(job) > 0
+        if recorded:
+            self._same_output(reader)
+            self.face.mended(await self._rescue().mend(job))
+        refuse_shared_paths(self.campaign, reader, self._root())
+        planned = await anyio.to_thread.run_sync(plan, self.campaign, reader, self.store)
+        for note in (*self.campaign.notes, *_missing_note(planned)):
+            log.warning("%s", note)
+        refused = not planned.fits and self.campaign.manifest.budget.on_exceed == "refuse"
+        if not self.face.announce(
+            planned, ask=not (self.settings.sandbox or self.settings.options.yes or refused)
+        ):
+            raise UsageError("not confirmed: nothing was recorded and nothing was bought")
+        await self._arrange(await self._record())
+        if refused:
+            await self._halt(Ending("budget", "the job at worst would pass its cap, and on_exceed is refuse"))
+            return False
+        return True
+
+    async def render(self, provider: Provider) -> JobStatus:
+        """Buy what is left, under signals and progress; then account."""
+        pool = self.pool = Pool(
+            self._terms(), self.ledger, provider, self.store, self.clock, self._pace(), new_token=_token
+        )
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(_heed_signals, pool, self.settings.options.grace_s)
+            beside.start_soon(self.face.follow, Watched(pool, self.status))
+            ending = await pool.drain()
+            beside.cancel_scope.cancel()
+        await self._halt(ending)
+        status = replace(self.status(), halted=ending.halted, reason=ending.reason)
+        self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
+        return status
+
+    def status(self) -> JobStatus:
+        """The job as the ledger has it now."""
+        return self.ledger.reader.status(self.campaign.job, since_utc=self.clock.utc() - RECENT_S)
+
+    def _terms(self) -> Terms:
+        campaign = self.campaign
+        return Terms(
+            job=campaign.job,
+            model=campaign.model,
+            endpoint=self.settings.endpoint,
+            sheet=campaign.sheet,
+            cap=campaign.cap,
+            retry=campaign.manifest.retry,
+            concurrency=campaign.concurrency,
+            picture_bytes=campaign.picture_bytes,
+        )
+
+    def _pace(self) -> Pace:
+        now = self.clock.utc()
+        starts = self.ledger.reader.recent_starts(
+            self.campaign.manifest.model, self.settings.endpoint, now - WINDOW_S
+        )
+        return Pace(self.campaign.rpm, self.clock, [now - start for start in starts])
+
+    def _rescue(self) -> Rescue:
+        return Rescue(self.ledger, self.store, self.clock, builtin(), self._sheet_of, self.campaign.manifest.retry)
+
+    def _sheet_of(self, model: str) -> PriceSheet:
+        if model == self.campaign.manifest.model:
+            return self.campaign.sheet
+        return sheet(builtin().find(model), "standard")
+
+    async def _record(self) -> Enqueued:
+        campaign = self.campaign
+        spec = JobSpec(
+            name=campaign.job,
+            manifest_sha256=campaign.sha256,
+            output_root=self._root(),
+            cap=campaign.cap,
+            config={"manifest": campaign.manifest.file, "rpm": campaign.rpm, "concurrency": campaign.concurrency},
+        )
+        enqueued = await self.ledger.enqueue(spec, campaign.specs, now=self.clock.utc())
+        await self.ledger.halt(campaign.job, None, None, now=self.clock.utc())
+        return enqueued
+
+    async def _arrange(self, enqueued: Enqueued) -> None:
+        """Move pictures whose task was renamed, and those whose path a new task needs."""
+        job = self.campaign.job
+        for one in enqueued.in_the_way:
+            moved = await anyio.to_thread.run_sync(self.store.supersede, one.key, one.path)
+            await self.ledger.relocate(job, [(one.key, one.path, moved)])
+        moves = [(one.key, one.path, one.stem + Path(one.path).suffix) for one in enqueued.misplaced]
+        if moves:
+            await anyio.to_thread.run_sync(self.store.relocate, moves)
+            await self.ledger.relocate(job, moves)
+
+    def _same_output(self, reader: Reader) -> None:
+        """Pictures live below one root; another root is fine only if they were moved there."""
+        before = reader.status(self.campaign.job, since_utc=0).output_root
+        if before == self._root():
+            return
+        paths = [task.path for task in reader.tasks(self.campaign.job, orphaned=True) if task.path]
+        if paths and len(self.store.missing(paths)) == len(paths):
+            raise OutputError(
+                f"the pictures of job {self.campaign.job} are below {before}: use --output {before}, "
+                f"or move them below {self._root()} first"
+            )
+
+    def _root(self) -> str:
+        return str(self.settings.output.resolve())
+
+    async def _halt(self, ending: Ending) -> None:
+        try:
+            await self.ledger.halt(self.campaign.job, ending.halted, ending.reason, now=self.clock.utc())
+        except LocalFailureError as error:  # the exit code says it; the ledger could not
+            log.warning("%s", error)
+
+    def _blocked(self, cause: str | None) -> None:
+        if self.pool is not None:
+            self.pool.blocked(cause)
+
+
+def _missing_note(planned: Plan) -> list[str]:
+    if not planned.missing:
+        return []
+    return [
+        f"{len(planned.missing)} pictures that were paid for are no longer on disk, first {planned.missing[0]}"
+    ]
+
+
+def _token() -> str:
+    return secrets.token_hex(16)
+
+
+async def _heed_signals(pool: Pool, grace_s: float) -> None:
+    """First signal: stop claiming and let what is in flight land. Second: leave at once.
+
+    A vanished terminal may send SIGHUP twice, from the kernel and from the shell; that is one wish, not two.
+    """
+    asked = 0
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+        async with anyio.create_task_group() as beside:
+            async for number in received:
+                if asked and number != signal.SIGHUP:
+                    os._exit(EXIT_BY_HALT["interrupted"])
+                asked += 1
+                log.warning(
+                    "%s: waiting for what is in flight; once more leaves at once", signal.Signals(number).name
+                )
+                pool.interrupt()
+                if number == signal.SIGTERM:
+                    beside.start_soon(_abandon_after, pool, grace_s)
+
+
+async def _abandon_after(pool: Pool, grace_s: float) -> None:
+    await anyio.sleep(grace_s)
+    pool.abandon()

@@ -1,0 +1,145 @@
+"""Options and environment. The command line beats the manifest, the manifest the environment, that the default."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from runner.core.budget import NANOS
+from runner.core.errors import UsageError
+
+GOOGLE = "https://generativelanguage.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said; None is not given."""
+
+    database: str | None = None
+    output: str | None = None
+    base_url: str | None = None
+    sandbox: bool = False
+    sandbox_faults: str | None = None
+    sandbox_latency_s: float | None = None
+    sandbox_seed: int | None = None
+    budget: str | None = None
+    rpm: int | None = None
+    concurrency: int | None = None
+    lane: str | None = None
+    yes: bool = False
+    grace_s: float = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options and environment, resolved."""
+
+    database: str
+    output: Path
+    base_url: str
+    sandbox: bool
+    options: Options
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def kind(self) -> Literal["live", "sandbox"]:
+        """`sandbox` or `live`: what the ledger is marked as."""
+        return "sandbox" if self.sandbox else "live"
+
+    @property
+    def endpoint(self) -> str:
+        """Names the quota that requests count against: host and path, no credentials."""
+        if self.sandbox:
+            return "sandbox"
+        parts = urlsplit(self.base_url)
+        return (parts.hostname or "") + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")
+
+
+def resolve(options: Options, environment: Mapping[str, str]) -> Settings:
+    """Settings of one command; raises UsageError for what cannot be meant."""
+    if options.sandbox and options.base_url:
+        raise UsageError("--sandbox starts a sandbox of its own: leave out --base-url")
+    ours = "-sandbox" if options.sandbox else ""
+    output = _first(options.output, environment.get("BULKRENDER_OUTPUT"), f"renders{ours}")
+    base_url = "http://sandbox"
+    if not options.sandbox:
+        base_url = checked_url(_first(options.base_url, environment.get("GOOGLE_GEMINI_BASE_URL"), GOOGLE))
+    return Settings(
+        database=_first(
+            options.database, environment.get("BULKRENDER_DATABASE_URL"), f"sqlite:///bulkrender{ours}.db"
+        ),
+        output=output_folder(output),
+        base_url=base_url,
+        sandbox=options.sandbox,
+        options=options,
+        environment=environment,
+    )
+
+
+def output_folder(text: str) -> Path:
+    """The output as a local folder; object stores are not served yet."""
+    if "://" in text and not text.startswith("file://"):
+        raise UsageError(f"--output {text}: only local folders are served in this release")
+    return Path(text.removeprefix("file://"))
+
+
+def checked_url(text: str) -> str:
+    """A base URL fit to be joined with a path; raises UsageError."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"the base URL must look like https://host or https://host/prefix, not {parts.path!r}")
+    if parts.username or parts.password:
+        raise UsageError("the base URL must not carry a user or password: the key goes into GEMINI_API_KEY")
+    return text
+
+
+def read_key(settings: Settings) -> SecretStr:
+    """The API key, from the environment or the file it names, nowhere else; UsageError if there is none."""
+    if settings.sandbox:
+        return SecretStr("sandbox")
+    environment = settings.environment
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        if value := environment.get(name, "").strip():
+            return _checked_key(value, name)
+    file = environment.get("GEMINI_API_KEY_FILE")
+    if not file:
+        raise UsageError(
+            "no API key: set GEMINI_API_KEY (or GOOGLE_API_KEY), or GEMINI_API_KEY_FILE to a file that holds it; "
+            "--sandbox needs none"
+        )
+    try:
+        value = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"GEMINI_API_KEY_FILE: cannot read {file}: {_plain(error)}") from None
+    if not value:
+        raise UsageError(f"GEMINI_API_KEY_FILE: {file} is empty")
+    return _checked_key(value, f"the file {file}")
+
+
+def budget_nanos(text: str) -> int:
+    """`--budget` in dollars as nano-dollars; raises UsageError."""
+    try:
+        value = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0 or value * NANOS != int(value * NANOS):
+        raise UsageError(f"--budget {text}: expected dollars such as 25 or 12.50")
+    return int(value * NANOS)
+
+
+def _checked_key(value: str, source: str) -> SecretStr:
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise UsageError(f"the key in {source} holds characters that no key has (a line break, a quotation mark?)")
+    return SecretStr(value)
+
+
+def _first(*values: str | None) -> str:
+    return next(value for value in values if value)
+
+
+def _plain(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,69 @@
+"""From manifests to a finished run: everything that can be refused is refused before it starts."""
+
+import logging
+import logging.handlers
+import queue
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+
+from runner.app.campaign import Campaign, load
+from runner.app.running import Face, run_jobs
+from runner.app.settings import Options, Settings, read_key, resolve
+from runner.app.views import Json, job_object, jobs_object
+from runner.core.errors import ManifestError, RunnerError, UsageError
+from runner.ledger import Ledger
+
+
+def run_manifests(paths: Sequence[Path], options: Options, environment: Mapping[str, str], face: Face) -> Json:
+    """Run the manifests; the JSON object of the run. Raises RunnerError where nothing was recorded."""
+    settings = resolve(options, environment)
+    campaigns = load_all(paths, settings)
+    read_key(settings)
+    with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger, log_beside(ledger.path):
+        finished = anyio.run(run_jobs, campaigns, settings, ledger, face)
+    return jobs_object([job_object(status) for status in finished])
+
+
+def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:
+    """Every manifest, or every problem of every manifest at once."""
+    campaigns, problems = [], []
+    for path in paths:
+        try:
+            campaigns.append(load(path, settings))
+        except ManifestError as error:
+            problems.append(str(error))
+    if problems:
+        raise RunnerError("\n".join(problems))
+    names = [campaign.job for campaign in campaigns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two manifests name the same job: {', '.join(twice)}")
+    return campaigns
+
+
+@contextmanager
+def log_beside(ledger: Path) -> Iterator[None]:
+    """The run's log, in a file beside the ledger; a thread writes it, so that a slow disk never stalls the loop."""
+    file = logging.FileHandler(ledger.with_name(f"{ledger.name}.log"), encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(lines)
+    listener = logging.handlers.QueueListener(lines, file)
+    log = logging.getLogger("bulkrender")
+    log.setLevel(logging.INFO)
+    log.propagate = False  # the terminal has its own lines
+    log.addHandler(handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        listener.stop()
+        file.close()
+
+
+class _Utc(logging.Formatter):
+    converter = staticmethod(time.gmtime)

@@ -1,0 +1,104 @@
+"""The JSON objects and rows that programs read. Money is an exact decimal string; unknown is null, never zero."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.core.budget import Cap, dollars
+from runner.core.lifecycle import State
+from runner.ledger import JobStatus, TaskRecord
+
+Json = dict[str, Any]
+
+EXIT_BY_HALT: Mapping[str | None, int] = {"interrupted": 130, "local": 5, "provider": 4, "budget": 3}
+GRAVEST = (130, 5, 4, 3, 1, 0)
+"""Exit codes, the one that wins first."""
+
+EXPORT_COLUMNS = (
+    "key",
+    "job",
+    "prompt_id",
+    "prompt",
+    "model",
+    "lane",
+    "size",
+    "aspect",
+    "variant",
+    "axes",
+    "state",
+    "path",
+    "sha256",
+    "bytes",
+    "mime",
+    "width",
+    "height",
+    "image_tokens",
+    "cost_usd",
+    "unknown_usd",
+    "attempts",
+    "finish_reason",
+    "error",
+    "text",
+    "response_id",
+    "model_version",
+    "reason",
+)
+
+
+def exit_code(status: JobStatus) -> int:
+    """The exit code of a job as it stands: halted, with failures, or done."""
+    if status.halted is not None:
+        return EXIT_BY_HALT[status.halted]
+    unfinished = status.tasks[State.REFUSED] + status.tasks[State.FAILED]
+    return 1 if unfinished else 0
+
+
+def gravest(codes: list[int]) -> int:
+    """The exit code of several jobs."""
+    return min(codes, key=GRAVEST.index, default=0)
+
+
+def job_object(status: JobStatus) -> Json:
+    """`run` and `status` of one job (design §2)."""
+    spend, priced, counted = status.spend, not status.unpriced, not status.uncounted
+    return {
+        "job": status.job,
+        "tasks": {"total": status.total, **{state.value: status.tasks[state] for state in State}},
+        "spend": {
+            "usd": _usd(spend.settled, known=priced),
+            "reserved_usd": _usd(spend.reserved, known=priced),
+            "unknown_usd": _usd(spend.unknown, known=priced),
+            "image_tokens": spend.settled_image_tokens if counted else None,
+            "reserved_image_tokens": spend.reserved_image_tokens if counted else None,
+            "unknown_image_tokens": spend.unknown_image_tokens if counted else None,
+        },
+        "cap": cap_object(status.cap),
+        "halted": status.halted,
+        "reason": status.reason,
+        "exit_code": exit_code(status),
+    }
+
+
+def cap_object(cap: Cap) -> Json:
+    """Both caps of a job; null is no cap of that kind."""
+    return {"usd": None if cap.nanos is None else dollars(cap.nanos), "image_tokens": cap.image_tokens}
+
+
+def jobs_object(jobs: list[Json]) -> Json:
+    """One job as itself, several in a list with the exit code that wins."""
+    if len(jobs) == 1:
+        return jobs[0]
+    return {"jobs": jobs, "exit_code": gravest([job["exit_code"] for job in jobs])}
+
+
+def export_row(task: TaskRecord) -> Json:
+    """One task as `export` writes it."""
+    row = {name: getattr(task, name, None) for name in EXPORT_COLUMNS}
+    row["axes"] = dict(task.axes)
+    row["state"] = task.state.value
+    row["cost_usd"] = None if task.cost_nanos is None else dollars(task.cost_nanos)
+    row["unknown_usd"] = None if task.unknown_nanos is None else dollars(task.unknown_nanos)
+    return row
+
+
+def _usd(nanos: int, *, known: bool) -> str | None:
+    return dollars(nanos) if known else None

@@ -1,0 +1,73 @@
+"""The command line: read arguments, call the app, print, exit."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from runner.core.errors import LocalFailureError, RunnerError
+
+log = logging.getLogger("bulkrender")
+
+
+def main() -> NoReturn:
+    """Entry point of `bulkrender`: every error a person can act on is one clear line and an exit code."""
+    from runner.cli.commands import cli
+
+    sys.exit(guarded(cli, wants_json="--json" in sys.argv[1:]))
+
+
+def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
+    """Run a command; errors become a line on stderr (an object on stdout under `--json`) and their exit code."""
+    try:
+        command()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run again to resume", 130, wants_json=wants_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's flush is quiet
+        return 1
+    except RunnerError as error:
+        return _fail(str(error), error.exit_code, wants_json=wants_json)
+    except BaseExceptionGroup as group:
+        return _fail_group(group, wants_json=wants_json)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is told, not thrown at people
+        return _fail_bug(error, wants_json=wants_json)
+    return 0
+
+
+def _fail_group(group: BaseExceptionGroup, *, wants_json: bool) -> int:
+    known, other = group.split(RunnerError)
+    if other is not None:
+        return _fail_bug(other, wants_json=wants_json)
+    first = _leaves(known)[0] if known is not None else LocalFailureError("unknown")
+    return _fail(str(first), first.exit_code, wants_json=wants_json)
+
+
+def _leaves(group: BaseExceptionGroup[RunnerError]) -> list[RunnerError]:
+    found: list[RunnerError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _fail_bug(error: BaseException, *, wants_json: bool) -> int:
+    log.error("a bug in bulkrender", exc_info=error)
+    kind = type(error).__name__
+    return _fail(
+        f"this is a bug in bulkrender ({kind}: {error}); the ledger is intact, run again to resume, "
+        "and please report the last lines of the log beside the ledger",
+        LocalFailureError.exit_code,
+        wants_json=wants_json,
+    )
+
+
+def _fail(message: str, code: int, *, wants_json: bool) -> int:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    if wants_json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    return code

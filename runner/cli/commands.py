@@ -1,0 +1,231 @@
+"""Every command: a few lines each. What they do is in `runner.app`."""
+
+import csv
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runner.app.settings import Options
+
+cli = typer.Typer(
+    name="bulkrender",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Render a YAML manifest with the Gemini image API: every image bought once, never past the cap.",
+)
+
+Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
+OneManifest = Annotated[Path, typer.Argument(help="The manifest.")]
+Database = Annotated[
+    str | None, typer.Option("--database", help="Ledger URL [BULKRENDER_DATABASE_URL; sqlite:///bulkrender.db].")
+]
+Output = Annotated[
+    str | None, typer.Option("--output", help="Folder of the pictures [BULKRENDER_OUTPUT; renders/].")
+]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="API base URL, may carry a path prefix [GOOGLE_GEMINI_BASE_URL].")
+]
+Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for the service; no key, no money.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
+Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [16].")]
+Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+class Format(StrEnum):
+    """Export formats."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@cli.command()
+def plan(
+    manifest: OneManifest,
+    database: Database = None,
+    output: Output = None,
+    sandbox: Sandbox = False,
+    budget: Budget = None,
+    lane: Lane = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would be rendered, what is there, what it costs, whether it fits the cap. Changes nothing."""
+    from runner.app.reports import plan_manifest, plan_object
+    from runner.cli.tables import plan_table
+
+    options = Options(database=database, output=output, sandbox=sandbox, budget=budget, lane=lane)
+    planned = plan_manifest(manifest, options, os.environ)
+    _emit(plan_object(planned), as_json=as_json, text=lambda: plan_table(planned))
+    raise typer.Exit(0 if planned.fits else 3)
+
+
+@cli.command()
+def run(
+    manifests: Manifests,
+    database: Database = None,
+    output: Output = None,
+    base_url: BaseUrl = None,
+    sandbox: Sandbox = False,
+    budget: Budget = None,
+    rpm: Rpm = None,
+    concurrency: Concurrency = None,
+    lane: Lane = None,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM lets requests in flight land.")] = 25.0,
+    sandbox_faults: Annotated[str | None, typer.Option(help="Faults of the sandbox: a preset or a file.")] = None,
+    sandbox_latency: Annotated[float | None, typer.Option(min=0, help="Seconds the sandbox takes.")] = None,
+    sandbox_seed: Annotated[int | None, typer.Option(help="Seed of the sandbox.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record the plan and render until done, halted or interrupted. Running it again is resuming."""
+    from runner.app.start import run_manifests
+
+    options = Options(
+        database=database,
+        output=output,
+        base_url=base_url,
+        sandbox=sandbox,
+        sandbox_faults=sandbox_faults,
+        sandbox_latency_s=sandbox_latency,
+        sandbox_seed=sandbox_seed,
+        budget=budget,
+        rpm=rpm,
+        concurrency=concurrency,
+        lane=lane,
+        yes=yes,
+        grace_s=grace,
+    )
+    result = run_manifests(manifests, options, os.environ, _face())
+    if as_json:
+        print(json.dumps(result))
+    raise typer.Exit(result["exit_code"])
+
+
+@cli.command()
+def status(
+    job: Annotated[str | None, typer.Argument(help="A job; all of the ledger without one.")] = None,
+    database: Database = None,
+    sandbox: Sandbox = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until interrupted or done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Progress, spend against cap, rate, ETA and what stopped it."""
+    from runner.app.reports import read_status
+    from runner.cli.tables import status_table, watch_status
+
+    options = Options(database=database, sandbox=sandbox)
+    if watch and not as_json:
+        watch_status(lambda: read_status(job, options, os.environ))
+    found = read_status(job, options, os.environ)
+    _emit(found.as_object(), as_json=as_json, text=lambda: status_table(found))
+    raise typer.Exit(found.exit_code)
+
+
+@cli.command()
+def export(
+    job: Annotated[str, typer.Argument(help="The job.")],
+    database: Database = None,
+    sandbox: Sandbox = False,
+    format_: Annotated[Format, typer.Option("--format", help="jsonl or csv.")] = Format.JSONL,
+    to: Annotated[Path | None, typer.Option("--to", help="A file instead of stdout.")] = None,
+    orphaned: Annotated[bool, typer.Option("--all", help="Also tasks the manifest no longer names.")] = False,
+) -> None:
+    """One row per task, as JSON lines or CSV."""
+    from runner.app.reports import export_rows
+
+    rows = export_rows(job, Options(database=database, sandbox=sandbox), os.environ, orphaned=orphaned)
+    if to is None:
+        _write_rows(rows, format_, sys.stdout)
+    else:
+        with to.open("w", encoding="utf-8", newline="") as file:
+            _write_rows(rows, format_, file)
+
+
+@cli.command()
+def models(as_json: AsJson = False) -> None:
+    """The catalog: sizes, aspects, tokens, prices per lane, retirement, with source and date."""
+    from runner.app.reports import models_object
+    from runner.cli.tables import models_table
+
+    _emit(models_object(), as_json=as_json, text=models_table)
+
+
+@cli.command()
+def schema() -> None:
+    """JSON Schema of the manifest, with the catalog's enums."""
+    from runner.core.catalog import builtin
+    from runner.core.schema import schema as schema_of
+
+    print(json.dumps(schema_of(builtin()), indent=2, ensure_ascii=False))
+
+
+@cli.command()
+def sandbox(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port on loopback; 0: any.")] = None,
+    uds: Annotated[Path | None, typer.Option(help="A Unix socket instead of a port.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    state: Annotated[Path, typer.Option(help="Folder of its bill and request log.")] = Path("bulkrender-sandbox"),
+    faults: Annotated[
+        str, typer.Option(help="A preset (none, mild, storm, night), a file, or name=share,…")
+    ] = "none",
+    seed: Annotated[int, typer.Option(help="Seed of faults, usage and latency.")] = 0,
+    speed: Annotated[float, typer.Option(min=0.001, help="How fast its clock runs.")] = 1.0,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds an answer takes on average.")] = 0.4,
+    rpm: Annotated[int | None, typer.Option(min=1, help="Its quota of requests a minute.")] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", help="End with the parent.")] = False,
+) -> None:
+    """Serve the sandbox. Prints its base URL first; takes the key in GEMINI_API_KEY, else `sandbox`."""
+    from runner.app.serving import serve_sandbox
+
+    if (port is None) == (uds is None):
+        raise typer.BadParameter("give either --port or --uds")
+    serve_sandbox(
+        port=port,
+        uds=uds,
+        host=host,
+        state_dir=state,
+        key=os.environ.get("GEMINI_API_KEY") or "sandbox",
+        faults=faults,
+        seed=seed,
+        speed=speed,
+        latency_s=latency,
+        quotas={} if rpm is None else {"rpm": rpm},
+        until_stdin_closes=until_stdin_closes,
+    )
+
+
+def _face() -> Any:
+    from rich.console import Console
+
+    from runner.cli.faces import ConsoleFace
+
+    return ConsoleFace(Console(stderr=True, highlight=False))
+
+
+def _emit(value: Any, *, as_json: bool, text: Any) -> None:
+    if as_json:
+        print(json.dumps(value))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(text())
+
+
+def _write_rows(rows: Any, format_: Format, file: Any) -> None:
+    from runner.app.views import EXPORT_COLUMNS
+
+    if format_ is Format.JSONL:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False), file=file)
+        return
+    writer = csv.DictWriter(file, EXPORT_COLUMNS)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "axes": json.dumps(row["axes"], ensure_ascii=False)})

@@ -1,0 +1,167 @@
+"""What a person sees of a run: Rich progress on a terminal, plain lines elsewhere. All of it on stderr.
+
+A terminal that vanished raises OSError at the next line; the run goes on, its log is in a file.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from runner.app.campaign import Plan, price_line
+from runner.app.running import RECENT_S, Watched
+from runner.core.budget import dollars
+from runner.core.lifecycle import TERMINAL, State
+from runner.engine.rescue import Rescued
+from runner.ledger import JobStatus, OutcomeRow
+
+log = logging.getLogger("bulkrender")
+
+LIVE_EVERY_S = 0.5
+PLAIN_EVERY_S = 10.0
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Print, unless nobody is there any more."""
+    with suppress(OSError, ValueError):
+        yield
+
+
+class ConsoleFace:
+    """Prints to stderr; asks before real money where somebody can answer."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def announce(self, plan: Plan, *, ask: bool) -> bool:
+        """Print the price line; on a terminal ask for a yes."""
+        line = price_line(plan)
+        log.info("job %s: %s", plan.campaign.job, line)
+        with unheard():
+            for note in plan.campaign.notes:
+                self.console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
+            if plan.missing:
+                self.console.print(
+                    f"note: {len(plan.missing)} paid pictures are no longer on disk", style="yellow"
+                )
+            self.console.print(f"job {escape(plan.campaign.job)}: {line}", soft_wrap=True)
+        if not ask or not plan.to_buy or not (sys.stdin.isatty() and self.console.is_terminal):
+            return True
+        return self.console.input("Buy them? \\[y/N] ").strip().lower() in {"y", "yes"}
+
+    def mended(self, rescued: Rescued) -> None:
+        """Print what a crash left, if anything."""
+        if rescued != Rescued():
+            self._say(
+                f"after a crash: {rescued.adopted} pictures adopted, {rescued.unknown} requests held as unknown"
+            )
+
+    async def follow(self, watched: Watched) -> None:
+        """Progress until cancelled: live on a terminal, a line every ten seconds elsewhere."""
+        if self.console.is_terminal:
+            await self._follow_live(watched)
+        while True:
+            await anyio.sleep(PLAIN_EVERY_S)
+            self._say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
+
+    def finished(self, status: JobStatus, outcomes: list[OutcomeRow], output: Path) -> None:
+        """Print the table by outcome and reason, and what was spent."""
+        with unheard():
+            self.console.print(outcome_table(outcomes))
+            self.console.print(spent_line(status), soft_wrap=True)
+            self.console.print(f"pictures: {escape(str(output))}", soft_wrap=True)
+            if status.halted:
+                self.console.print(f"halted ({status.halted}): {escape(status.reason or '')}", soft_wrap=True)
+
+    async def _follow_live(self, watched: Watched) -> None:
+        bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), console=self.console)
+        task = bar.add_task("", total=None, line="")
+        with Live(bar, console=self.console, refresh_per_second=4, transient=True), suppress(OSError):
+            while True:
+                status = await anyio.to_thread.run_sync(watched.status)
+                bar.update(
+                    task, total=status.total, completed=ended(status), line=escape(details(status, watched))
+                )
+                await anyio.sleep(LIVE_EVERY_S)
+
+    def _say(self, line: str) -> None:
+        log.info("%s", line)
+        with unheard():
+            self.console.print(escape(line), soft_wrap=True)
+
+
+class QuietFace(ConsoleFace):
+    """Only the log file hears."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
+
+
+def ended(status: JobStatus) -> int:
+    """Tasks that will not be sent again."""
+    return sum(status.tasks[state] for state in TERMINAL)
+
+
+def progress_line(status: JobStatus, watched: Watched) -> str:
+    """One line of progress for a log."""
+    return f"{status.job}: {ended(status)} of {status.total}, {details(status, watched)}"
+
+
+def details(status: JobStatus, watched: Watched) -> str:
+    """In flight, rate, spend against cap, ETA, and what holds it back."""
+    parts = [f"{watched.pool.in_flight} in flight"]
+    parts += [*rate_and_eta(status), spend_against_cap(status)]
+    if watched.pool.holding:
+        parts.append(f"held back by {watched.pool.holding}")
+    return ", ".join(parts)
+
+
+def rate_and_eta(status: JobStatus) -> list[str]:
+    """Pictures a minute over the last minute, and when all is done at that rate."""
+    a_minute = status.recent_successes * 60 / RECENT_S
+    parts = [f"{a_minute:.0f} images/min"]
+    left = status.total - ended(status)
+    if a_minute and left:
+        parts.append(f"ETA {timedelta(minutes=round(left / a_minute))}")
+    return parts
+
+
+def spend_against_cap(status: JobStatus) -> str:
+    """What is spent and held, against the caps."""
+    spend, cap = status.spend, status.cap
+    if status.unpriced:
+        text = "spend unknown (no prices)"
+    else:
+        text = f"${dollars(spend.settled)} spent"
+        if spend.reserved or spend.unknown:
+            text += f" + ${dollars(spend.reserved + spend.unknown)} held"
+    if cap.nanos is not None:
+        text += f" of ${dollars(cap.nanos)}"
+    if cap.image_tokens is not None:
+        text += f", {spend.held_image_tokens} of {cap.image_tokens} image tokens"
+    return text
+
+
+def spent_line(status: JobStatus) -> str:
+    """The last line of a run."""
+    pictures = status.tasks[State.SUCCEEDED]
+    return f"{status.job}: {pictures} of {status.total} pictures, {spend_against_cap(status)}"
+
+
+def outcome_table(outcomes: list[OutcomeRow]) -> Table:
+    """How the tasks stand, by outcome and reason."""
+    table = Table("state", "reason", "tasks", "attempts", "cost", box=None, pad_edge=False, header_style="bold")
+    for row in outcomes:
+        cost = "unknown" if row.cost_nanos is None else f"${dollars(row.cost_nanos)}"
+        table.add_row(row.state.value, escape(row.reason or "-"), str(row.tasks), str(row.attempts), cost)
+    return table

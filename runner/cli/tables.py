@@ -1,0 +1,114 @@
+"""Tables for people."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from runner.app.campaign import Plan, price_line
+from runner.app.reports import LANES, StatusReport
+from runner.cli.faces import ended, rate_and_eta, spend_against_cap
+from runner.core.budget import dollars
+from runner.core.catalog import Model, builtin
+from runner.core.lifecycle import State
+
+WATCH_EVERY_S = 1.0
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """The plan in a few lines."""
+    counts = f"{plan.total} tasks: {plan.new} new, {plan.retry} to try again, {plan.done} done"
+    lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
+    lines += [f"  note: {note}" for note in plan.campaign.notes]
+    lines += [f"  note: paid for, and no longer on disk: {path}" for path in plan.missing[:5]]
+    lines.append("  fits the cap" if plan.fits else "  does not fit the cap")
+    return Group(*(escape(line) for line in lines))
+
+
+def status_table(report: StatusReport) -> RenderableType:
+    """One row a job."""
+    columns = (
+        "job",
+        "done",
+        "queued",
+        "running",
+        "succeeded",
+        "refused",
+        "failed",
+        "spend",
+        "rate, ETA",
+        "stopped by",
+    )
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for job in report.jobs:
+        states = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.REFUSED, State.FAILED)
+        halted = f"{job.halted}: {job.reason}" if job.halted else "-"
+        table.add_row(
+            escape(job.job),
+            f"{ended(job)}/{job.total}",
+            *(str(job.tasks[state]) for state in states),
+            spend_against_cap(job),
+            ", ".join(rate_and_eta(job)),
+            escape(halted),
+        )
+    return table
+
+
+def watch_status(read: Callable[[], StatusReport]) -> None:
+    """Look every second until all jobs have ended, stopped, or Ctrl-C."""
+    with suppress(KeyboardInterrupt), Live(console=Console(highlight=False), auto_refresh=False) as live:
+        while True:
+            report = read()
+            live.update(status_table(report), refresh=True)
+            if all(job.halted or ended(job) == job.total for job in report.jobs):
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+def models_table() -> RenderableType:
+    """The catalog, a block a model."""
+    catalog = builtin()
+    head = f"catalog of {catalog.as_of}; dollars a million tokens. A cap is proven at these prices and no others."
+    return Group(head, *(_model_block(model) for model in catalog.models.values()))
+
+
+def _model_block(model: Model) -> RenderableType:
+    end = f", shutdown {model.shutdown}" if model.shutdown else ""
+    after = f", successor {model.successor}" if model.successor else ""
+    lines = [
+        "",
+        f"[bold]{model.id}[/bold]  {model.name}: {model.status}{end}{after}",
+        f"  aspects  {' '.join(model.aspects)}",
+    ]
+    if model.thinking:
+        lines.append(f"  thinking {', '.join(model.thinking)} (default {model.thinking_default})")
+    lines += [_prices_line(model, lane) for lane in LANES]
+    if not model.prices.complete:
+        lines.append(
+            f"  a cap needs {', '.join(f'prices.{name}' for name in model.prices.missing)} in the manifest"
+        )
+    lines.append(escape(f"  source   {model.source}"))
+    if model.note:
+        lines.append(f"  note     {model.note}")
+    return Group(*lines, _sizes(model))
+
+
+def _prices_line(model: Model, lane: str) -> str:
+    prices = model.prices_for(lane)
+    named = (("input", prices.input), ("text", prices.text), ("image", prices.image))
+    shown = (f"{name} {'unknown' if price is None else dollars(price * 1_000_000)}" for name, price in named)
+    return f"  {lane:8} {', '.join(shown)}"
+
+
+def _sizes(model: Model) -> Table:
+    table = Table("  size", "tokens", "standard", "batch", "1:1 pixels", box=None, pad_edge=False)
+    for size in model.sizes:
+        costs = (model.prices_for(lane).image for lane in LANES)
+        shown = ("unknown" if c is None else f"${dollars(c * model.image_tokens[size])}" for c in costs)
+        width, height = model.pixels[size, "1:1"]
+        table.add_row(f"  {size}", str(model.image_tokens[size]), *shown, f"{width}x{height}")
+    return table

@@ -1,0 +1,265 @@
+"""The manifest: YAML text in, a frozen value or every problem at once out (design §3).
+
+Reading files is not done here, nor is expansion: that is `matrix`. What the single fields hold is `grammar`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runner.core.axes import Dimension, Dimensions, Matrix, Rule, replaced
+from runner.core.catalog import Catalog, Model
+from runner.core.errors import ManifestError, Problem
+from runner.core.fields import Generation
+from runner.core.grammar import ROOT, Budget, Draft, Lane, Limits, PriceOverride
+from runner.core.paths import compile_output, default_output, prompt_id
+from runner.core.retry import RetryPolicy
+from runner.core.shape import Located, Scope, WrongError, guess, listed, problem
+from runner.core.template import Template, compile_template, literal
+from runner.core.yaml12 import Fields, Node, Scalar, UnreadableError, read, shortened
+
+__all__ = ["Budget", "Generation", "Limits", "Manifest", "PriceOverride", "Prompt", "RetryPolicy", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt; `line` and `column` are those of its text."""
+
+    id: str
+    text: str
+    """As written."""
+    template: Template
+    dimensions: Dimensions
+    """The manifest's, with the axes replaced that the prompt's own `matrix:` names."""
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest in which nothing is wrong by itself; paths and numbers of tasks are judged by `matrix`."""
+
+    job: str
+    file: str
+    model: str
+    prompts: tuple[Prompt, ...]
+    matrix: Matrix
+    variants: int
+    generation: Generation
+    lane: Lane
+    limits: Limits
+    budget: Budget
+    retry: RetryPolicy
+    prices: PriceOverride
+    verify: Literal["structure", "full"]
+    output: str
+    notes: tuple[str, ...]
+    """What a person should hear of before a run, each with file and line."""
+    places: Mapping[str, tuple[int, int]]
+    """Line and column of the top-level fields that are given, and of `limits.max_tasks`."""
+
+    @property
+    def model_line(self) -> int:
+        """The line to change when the model is gone."""
+        return self.places["model"][0]
+
+
+def parse(text: bytes | str, file: str, catalog: Catalog) -> Manifest:
+    """The manifest in a text; `file` is its name for messages.
+
+    Raises:
+        ManifestError: with everything that is wrong in it.
+    """
+    try:
+        root, problems = read(text)
+    except UnreadableError as error:
+        raise ManifestError(file, [error.problem]) from None
+    if not isinstance(root, Fields):
+        raise ManifestError(file, [problem(root, f"expected a mapping with job, model and prompts, got {root}")])
+    model = _model(root, catalog)
+    values, more = ROOT.partial(root, Scope(catalog, model))
+    drafts, of_prompts = values.pop("prompts", ((), ()))
+    problems += [*more, *of_prompts]
+    matrix = values.setdefault("matrix", Matrix()) if _readable(root, "matrix", values) else None
+    prompts = tuple(_prompts(drafts, matrix, problems))
+    if matrix is not None and "output" in values:
+        problems += _output_problems(values["output"], matrix)
+    if problems:
+        raise ManifestError(file, list(dict.fromkeys(problems)))
+    return _manifest(file, root, prompts, values, catalog)
+
+
+def _manifest(
+    file: str, root: Fields, prompts: tuple[Prompt, ...], values: Mapping[str, Any], catalog: Catalog
+) -> Manifest:
+    """Everything put together, defaults filled in."""
+    matrix: Matrix = values["matrix"]
+    places = dict(_places(root))
+    output: Located[str] | None = values.get("output")
+    return Manifest(
+        job=values["job"],
+        file=file,
+        model=values["model"],
+        prompts=prompts,
+        matrix=matrix,
+        variants=values.get("variants", 1),
+        generation=values.get("generation", Generation()),
+        lane=values.get("lane", "standard"),
+        limits=values.get("limits", Limits()),
+        budget=values.get("budget", Budget()),
+        retry=values.get("retry", RetryPolicy()),
+        prices=values.get("prices", PriceOverride()),
+        verify=values.get("verify", "structure"),
+        output=output.value if output else default_output(matrix.names),
+        notes=(
+            *_model_notes(values["model"], f"{file}:{places['model'][0]}", catalog),
+            *_rule_notes(file, matrix, prompts),
+        ),
+        places=places,
+    )
+
+
+def _model(root: Fields, catalog: Catalog) -> Model | None:
+    """The catalog's entry of the manifest's model, read first because it judges the rest."""
+    named = [value for key, value in root.entries if key.text == "model"]
+    return catalog.find(named[0].text) if named and isinstance(named[0], Scalar) else None
+
+
+def _readable(root: Fields, name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field is right or simply not given."""
+    return name in values or all(key.text != name for key, _ in root.entries)
+
+
+def _places(root: Fields) -> Iterator[tuple[str, tuple[int, int]]]:
+    for key, value in root.entries:
+        yield key.text, (value.line, value.column)
+        if key.text == "limits" and isinstance(value, Fields):
+            yield from ((f"limits.{k.text}", (v.line, v.column)) for k, v in value.entries)
+
+
+def _prompts(drafts: Sequence[Draft], matrix: Matrix | None, problems: list[Problem]) -> Iterator[Prompt]:
+    """The prompts with their ids and dimensions; what is wrong with them is added to `problems`."""
+    for draft, id_ in zip(drafts, _ids(drafts, problems), strict=True):
+        template = compile_template(draft.text.value) if draft.template else literal(draft.text.value)
+        node = draft.text.node
+        dimensions: Dimensions = ()
+        if matrix is not None:
+            problems += _template_problems(template, matrix.names, node)
+            dimensions = _own_dimensions(draft, matrix, problems)
+        yield Prompt(id_, draft.text.value, template, dimensions, node.line, node.column)
+
+
+def _own_dimensions(draft: Draft, matrix: Matrix, problems: list[Problem]) -> Dimensions:
+    if draft.matrix is None:
+        return matrix.dimensions
+    try:
+        return replaced(matrix.dimensions, draft.matrix.value, draft.matrix.node)
+    except WrongError as error:
+        problems += error.problems
+        return ()
+
+
+def _template_problems(template: Template, axes: Sequence[str], node: Node) -> Iterator[Problem]:
+    for name in dict.fromkeys(template.names):
+        if name not in axes:
+            known = listed([f"{{{axis}}}" for axis in axes])
+            message = f"unknown axis {{{shortened(name)}}} in the prompt: expected {known}"
+            yield problem(node, f"{message}; write {{{{{shortened(name)}}}}} for the literal, or template: false")
+
+
+def _ids(drafts: Sequence[Draft], problems: list[Problem]) -> Iterator[str]:
+    """The id of every prompt: its own, or one from its text, numbered where texts are the same."""
+    first: dict[str, Node] = {}
+    for draft in drafts:
+        if draft.id is None:
+            continue
+        node, id_ = draft.id.node, draft.id.value
+        if earlier := first.get(id_):
+            message = f"id {shortened(id_)!r} is used twice: first at {earlier.line}:{earlier.column}"
+            problems.append(problem(node, message))
+        first.setdefault(id_, node)
+    uses: Counter[str] = Counter()
+    for draft in drafts:
+        yield draft.id.value if draft.id else _fresh(prompt_id(draft.text.value), uses, first)
+
+
+def _fresh(base: str, uses: Counter[str], taken: Mapping[str, Node]) -> str:
+    while True:
+        uses[base] += 1
+        id_ = base if uses[base] == 1 else f"{base}-{uses[base]}"
+        if id_ not in taken:
+            return id_
+
+
+def _output_problems(output: Located[str], matrix: Matrix) -> Iterator[Problem]:
+    try:
+        compile_output(output.value, matrix.names)
+    except ValueError as error:
+        yield problem(output.node, str(error))
+
+
+def _model_notes(model: str, where: str, catalog: Catalog) -> Iterator[str]:
+    """That the model is gone, going or not known, and what comes after it."""
+    entry = catalog.find(model)
+    if entry is None:
+        near = guess(model, catalog.models) if "gemini" in model else ""
+        hint = f" ({near.removeprefix(': ')})" if "did you mean" in near else ""
+        yield (
+            f"{where}: model {model} is not in the catalog of {catalog.as_of}{hint}: "
+            "its sizes and aspects go unchecked and its prices are not known"
+        )
+    elif entry.status == "retired":
+        since = f" since {entry.shutdown}" if entry.shutdown else ""
+        yield f"{where}: model {model} is retired and may be gone{since}{_successors(entry, catalog)}"
+    elif entry.status == "deprecated":
+        yield f"{where}: model {model} is deprecated since {entry.deprecated}{_successors(entry, catalog)}"
+
+
+def _successors(entry: Model, catalog: Catalog) -> str:
+    last = catalog.last_successor(entry.id)
+    if last is None or entry.successor is None:
+        return ""
+    beyond = "" if last.id == entry.successor else f", and after that {last.id}"
+    return f"; its successor is {entry.successor}{beyond}"
+
+
+def _rule_notes(file: str, matrix: Matrix, prompts: Sequence[Prompt]) -> Iterator[str]:
+    """Excludes and settings that match nothing."""
+    # by identity: prompts without a matrix of their own share one value, and hashing it takes as long as it is
+    grids = [_Grid(dimensions) for dimensions in {id(p.dimensions): p.dimensions for p in prompts}.values()]
+    for rule in matrix.exclude:
+        if not any(grid.meets(rule.values) for grid in grids):
+            yield f"{file}:{rule.line}: this exclude matches nothing"
+    for setting in matrix.settings:
+        wanted = setting.where.values
+        rest = [_beyond(wanted, rule) for rule in matrix.include]
+        if not any(grid.meets(r) for r in [wanted, *(r for r in rest if r is not None)] for grid in grids):
+            yield f"{file}:{setting.where.line}: this where matches nothing"
+
+
+def _beyond(wanted: Mapping[str, str], include: Rule) -> dict[str, str] | None:
+    """What is left to match of `wanted` in the cells of an include; None where they differ."""
+    if any(include.values.get(name, value) != value for name, value in wanted.items()):
+        return None
+    return {name: value for name, value in wanted.items() if name not in include.values}
+
+
+class _Grid:
+    """The product of some dimensions, asked whether any cell of it has some values."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        self._dimensions = dimensions
+        self._seen: dict[tuple[str, ...], frozenset[tuple[str, ...]]] = {}
+
+    def meets(self, values: Mapping[str, str]) -> bool:
+        return all(self._has(dimension, values) for dimension in self._dimensions)
+
+    def _has(self, dimension: Dimension, values: Mapping[str, str]) -> bool:
+        names = tuple(name for name in dimension.names if name in values)
+        if not names:
+            return True
+        if names not in self._seen:
+            columns = [dimension.names.index(name) for name in names]
+            self._seen[names] = frozenset(tuple(row[i] for i in columns) for row in dimension.rows)
+        return tuple(values[name] for name in names) in self._seen[names]

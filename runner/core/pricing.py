@@ -1,0 +1,190 @@
+"""What an attempt may cost at worst, and what it did cost. Integer nano-dollars; None is unknown, never zero."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from runner.core.catalog import Model, Prices
+from runner.core.lifecycle import (
+    Answer,
+    AttemptState,
+    Faulted,
+    Interrupted,
+    Invalid,
+    Lost,
+    Made,
+    Outcome,
+    Refused,
+    Stopped,
+    Throttled,
+    Unreached,
+    Unstored,
+    Unusable,
+)
+
+TEXT_ALLOWANCE = {"minimal": 1_500}
+"""Text and thinking tokens an answer is expected to stay under, by thinking level."""
+TEXT_ALLOWANCE_OTHERWISE = 4_000
+"""The same for every other level, and where the model decides for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is billed: input, text with thinking, image."""
+
+    input: int
+    text: int
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The largest answers so far: text and thinking of a thinking level, image tokens of a size."""
+
+    text: int = 0
+    image: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The worst case of one attempt, held against the cap before it may be sent."""
+
+    nanos: int | None
+    image_tokens: int | None
+    text_tokens: int
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt stands with the budget once it has ended."""
+
+    state: AttemptState
+    """`settled`, `released` or `unknown`."""
+    nanos: int | None
+    """Cost if settled, what is held if unknown, 0 if released; None at unknown prices."""
+    tokens: Tokens | None
+    """What was billed; None unless settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceSheet:
+    """Prices and tokens of one model on one lane, the manifest's `prices:` applied."""
+
+    prices: Prices
+    image_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens of one picture by size."""
+    any_size_tokens: int | None = None
+    """Tokens of one picture of a size that `image_tokens` does not list."""
+
+    def picture_tokens(self, size: str) -> int | None:
+        """Image tokens of one picture; None if not known."""
+        return self.image_tokens.get(size, self.any_size_tokens)
+
+    def quote(self, *, size: str, thinking: str | None, input_bytes: int, seen: Seen) -> Quote:
+        """The worst case (design §4.1): catalog tokens, or 1.25 x the largest seen where that is more.
+
+        A token is at least a byte of UTF-8, so bytes bound the input.
+        """
+        image = self.picture_tokens(size)
+        if image is not None and seen.image > image:
+            image = _raised(seen.image)
+        text = max(allowance(thinking), _raised(seen.text))
+        nanos = None if image is None else self.cost(Tokens(input_bytes, text, image))
+        return Quote(nanos, image, text, input_bytes)
+
+    def cost(self, tokens: Tokens) -> int | None:
+        """Nano-dollars of what was billed; None if a price it needs is not known."""
+        pairs = (
+            (tokens.input, self.prices.input),
+            (tokens.text, self.prices.text),
+            (tokens.image, self.prices.image),
+        )
+        total = 0
+        for count, price in pairs:
+            if count and price is None:
+                return None
+            total += count * (price or 0)
+        return total
+
+
+def sheet(
+    model: Model | None,
+    lane: str,
+    *,
+    override: Prices | None = None,
+    image_tokens: Mapping[str, int] | int | None = None,
+) -> PriceSheet:
+    """The price sheet of a lane: the catalog's, with the manifest's `prices:` over it.
+
+    The manifest's prices are the standard lane's, like the catalog's; a batch costs the same factor of them.
+    """
+    base = Prices(None, None, None) if model is None else model.prices
+    over = override or Prices(None, None, None)
+    merged = Prices(*(_first(getattr(over, n), getattr(base, n)) for n in ("input", "text", "image")))
+    if lane == "batch" and model is not None:
+        merged = merged.scaled(model.batch_factor)
+    known = dict(model.image_tokens) if model is not None else {}
+    if isinstance(image_tokens, int):
+        return PriceSheet(merged, {}, image_tokens)
+    return PriceSheet(merged, {**known, **(image_tokens or {})})
+
+
+def allowance(thinking: str | None) -> int:
+    """Text and thinking tokens reserved for an answer before anything was seen (design §4.1)."""
+    return TEXT_ALLOWANCE.get(thinking or "", TEXT_ALLOWANCE_OTHERWISE)
+
+
+def settlement(outcome: Outcome, quote: Quote, price: PriceSheet, size: str) -> Settlement:
+    """How an attempt ends in money (design §4, table)."""
+    match outcome:
+        case Made() | Refused() | Unusable() | Unstored():
+            return _answered(outcome.answer, quote, price, size)
+        case Throttled() | Invalid() | Stopped() | Unreached():
+            return _RELEASED
+        case Faulted():
+            return _held(quote) if outcome.billed_unknown else _RELEASED
+        case Lost():
+            return _held(quote)
+        case Interrupted():
+            return _held(quote) if outcome.left else _RELEASED
+        case _:
+            assert_never(outcome)
+
+
+def billed(answer: Answer, price: PriceSheet, size: str, quote: Quote) -> Tokens | None:
+    """Tokens of an answered request; None where the answer says nothing of its cost.
+
+    Itemised IMAGE tokens are image; all other output and thinking are text. Candidates exceed their itemised
+    details in most answers by text that is not itemised (gemini-api.md §5.4).
+    """
+    pictures = answer.pictures * (price.picture_tokens(size) or 0)
+    usage = answer.usage
+    if usage is None:
+        return Tokens(quote.input_tokens, quote.text_tokens, pictures) if answer.pictures else None
+    image = pictures if usage.image is None else usage.image
+    return Tokens(usage.prompt, max(0, usage.candidates - image) + usage.thoughts, image)
+
+
+def _answered(answer: Answer, quote: Quote, price: PriceSheet, size: str) -> Settlement:
+    tokens = billed(answer, price, size, quote)
+    if tokens is None:
+        return _held(quote)
+    itemised = answer.usage is not None and answer.usage.image is not None
+    countable = itemised or not answer.pictures or price.picture_tokens(size) is not None
+    return Settlement(AttemptState.SETTLED, price.cost(tokens) if countable else None, tokens)
+
+
+_RELEASED = Settlement(AttemptState.RELEASED, 0, None)
+
+
+def _held(quote: Quote) -> Settlement:
+    return Settlement(AttemptState.UNKNOWN, quote.nanos, None)
+
+
+def _raised(seen: int) -> int:
+    return -(-seen * 5 // 4)
+
+
+def _first(value: int | None, otherwise: int | None) -> int | None:
+    return otherwise if value is None else value

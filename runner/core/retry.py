@@ -1,0 +1,126 @@
+"""Where a task goes from an outcome. Pure: tries and chance are passed in, delays come out."""
+
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from runner.core.lifecycle import (
+    Faulted,
+    Interrupted,
+    Invalid,
+    Lost,
+    Made,
+    Outcome,
+    Refused,
+    State,
+    Stopped,
+    Throttled,
+    Unreached,
+    Unstored,
+    Unusable,
+)
+
+BASE_S = 2.0
+CEILING_S = 120.0
+
+LASTING = frozenset({"invalid", "unknown_held"})
+"""Reasons of a failure that running again cannot change: `run` leaves them to `retry`, `reconcile` or an edit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The manifest's `retry:`; tries count the first one."""
+
+    attempts: int = 5
+    refused: int = 2
+    unknown: Literal["retry", "hold"] = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What a task has used up before this attempt."""
+
+    tries: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a task goes; a retry is `queued` with a due time."""
+
+    state: State
+    due_in_s: float | None
+    """Seconds from now; None unless queued."""
+    counts: Literal["try", "refused"] | None
+    """Which of its tries the attempt used up."""
+    reason: str
+    """Named, stable, for a program; empty on success."""
+    error: str
+    """One line for a person; empty on success."""
+
+
+def backoff_s(tries: int, jitter: float) -> float:
+    """Full jitter: a share of 2 s doubled with every try, never over two minutes."""
+    return jitter * min(CEILING_S, BASE_S * 2.0 ** min(tries, 10))
+
+
+def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float) -> Move:
+    """The move of a task after an attempt; `jitter` is in [0, 1).
+
+    429, 503 and requests that never left are not tries: they wait behind the gate of their model.
+    """
+    match outcome:
+        case Made():
+            return Move(State.SUCCEEDED, None, "try", "", "")
+        case Refused():
+            return _refused(outcome, used, policy, jitter)
+        case Unusable():
+            error = outcome.detail or outcome.answer.message or outcome.answer.text[:200] or outcome.reason
+            return _tried(outcome.reason, error, used, policy, jitter)
+        case Faulted():
+            return _tried(f"http_{outcome.status}", outcome.message, used, policy, jitter)
+        case Invalid():
+            return Move(State.FAILED, None, "try", "invalid", f"HTTP {outcome.status}: {outcome.message}")
+        case Lost():
+            return _lost(outcome, used, policy, jitter)
+        case Throttled() | Stopped():
+            return _again(outcome.reason, outcome.message)
+        case Unreached() | Unstored():
+            reason = "unreached" if isinstance(outcome, Unreached) else "unstored"
+            return _again(reason, outcome.cause)
+        case Interrupted():
+            if outcome.left and policy.unknown == "hold":
+                return _on_hold("interrupted")
+            return _again("interrupted", "the run left before the answer came")
+        case _:
+            assert_never(outcome)
+
+
+def _refused(outcome: Refused, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
+    error = outcome.answer.message or outcome.answer.text[:200] or str(outcome.answer.finish_reason)
+    if outcome.again and used.refused + 1 < policy.refused:
+        return Move(State.QUEUED, backoff_s(used.refused, jitter), "refused", outcome.reason, error)
+    return Move(State.REFUSED, None, "refused", outcome.reason, error)
+
+
+def _lost(outcome: Lost, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
+    if policy.unknown == "hold":
+        return _on_hold(f"{outcome.reason}: {outcome.cause}")
+    if outcome.reason == "crashed":  # our own death is not the task's fault
+        return _again(outcome.reason, outcome.cause)
+    return _tried(outcome.reason, outcome.cause, used, policy, jitter)
+
+
+def _tried(reason: str, error: str, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
+    if used.tries + 1 < policy.attempts:
+        return Move(State.QUEUED, backoff_s(used.tries, jitter), "try", reason, error)
+    return Move(State.FAILED, None, "try", reason, error)
+
+
+def _again(reason: str, error: str) -> Move:
+    return Move(State.QUEUED, 0.0, None, reason, error)
+
+
+def _on_hold(cause: str) -> Move:
+    return Move(
+        State.FAILED, None, "try", "unknown_held", f"may have been bought ({cause}); held as the manifest asks"
+    )

@@ -1,0 +1,302 @@
+"""The tables. What may never be true of a row is a constraint here, not a check elsewhere.
+
+Money is integer nano-dollars, time is UTC seconds since 1970. NULL money is not known, which is never zero: it
+stays NULL through every sum of a task, and a job counts such attempts in `unpriced` and `uncounted`.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    Enum,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlmodel import Field, SQLModel
+
+from runner.core.lifecycle import AttemptState, State
+
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+ID = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's own row id
+MAYBE_JSON = JSON(none_as_null=True)
+
+WAITING = text("state = 'queued' AND live")
+"""A task that may be claimed. Said in these very words wherever the partial index is meant: a bound parameter
+would hide it from the planner."""
+IN_FLIGHT = text("state = 'running'")
+
+
+def _values(kind: type[StrEnum]) -> Enum:
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        name="state",
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def _never_negative(*columns: str) -> CheckConstraint:
+    return CheckConstraint(" AND ".join(f"{column} >= 0" for column in columns), name="never_negative")
+
+
+class LedgerRow(SQLModel, table=True):
+    """What kind of money this ledger is about. One row."""
+
+    __tablename__ = "ledger"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one_row"),
+        CheckConstraint("kind IN ('live', 'sandbox')", name="kind"),
+    )
+
+    id: int = Field(default=1, sa_type=Integer, primary_key=True)
+    kind: str = Field(sa_type=Text)
+    created_at: float = Field(sa_type=Double)
+
+
+class JobRow(SQLModel, table=True):
+    """A manifest under its name, with counters that move in the transaction of what they count."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        _never_negative(
+            "settled_nanos",
+            "reserved_nanos",
+            "unknown_nanos",
+            "settled_image_tokens",
+            "reserved_image_tokens",
+            "unknown_image_tokens",
+            "unpriced",
+            "uncounted",
+            *State,
+            "orphaned",
+        ),
+        CheckConstraint(
+            "halted IS NULL OR halted IN ('budget', 'provider', 'local', 'interrupted')",
+            name="halted",
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    name: str = Field(sa_type=Text)
+    manifest_sha256: str = Field(sa_type=Text)
+    config: dict[str, Any] = Field(sa_type=JSON)
+    output_root: str = Field(sa_type=Text, index=True)
+    cap_nanos: int | None = Field(default=None, sa_type=BigInteger)
+    cap_image_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    settled_nanos: int = Field(default=0, sa_type=BigInteger)
+    reserved_nanos: int = Field(default=0, sa_type=BigInteger)
+    unknown_nanos: int = Field(default=0, sa_type=BigInteger)
+    settled_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    reserved_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    unknown_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    unpriced: int = Field(default=0, sa_type=BigInteger)
+    """Attempts whose money is not known at all."""
+    uncounted: int = Field(default=0, sa_type=BigInteger)
+    """Attempts whose image tokens are not known at all."""
+    queued: int = Field(default=0, sa_type=BigInteger)
+    running: int = Field(default=0, sa_type=BigInteger)
+    submitted: int = Field(default=0, sa_type=BigInteger)
+    succeeded: int = Field(default=0, sa_type=BigInteger)
+    refused: int = Field(default=0, sa_type=BigInteger)
+    failed: int = Field(default=0, sa_type=BigInteger)
+    """The six states count live tasks only; these are the rest:"""
+    orphaned: int = Field(default=0, sa_type=BigInteger)
+    halted: str | None = Field(default=None, sa_type=Text)
+    reason: str | None = Field(default=None, sa_type=Text)
+    created_at: float = Field(sa_type=Double)
+    updated_at: float = Field(sa_type=Double)
+
+
+class PromptRow(SQLModel, table=True):
+    """A prompt's text, once however many tasks use it."""
+
+    __tablename__ = "prompt"
+    __table_args__ = (UniqueConstraint("sha256"),)
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    sha256: str = Field(sa_type=Text)
+    text: str = Field(sa_type=Text)
+
+
+class RecipeRow(SQLModel, table=True):
+    """A `core.task.Recipe` as canonical JSON, once."""
+
+    __tablename__ = "recipe"
+    __table_args__ = (UniqueConstraint("sha256"),)
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    sha256: str = Field(sa_type=Text)
+    model: str = Field(sa_type=Text)
+    body: str = Field(sa_type=Text)
+
+
+class TaskRow(SQLModel, table=True):
+    """One image to buy. `live` is false once the manifest no longer names it."""
+
+    __tablename__ = "task"
+    __table_args__ = (
+        UniqueConstraint("job_id", "key"),
+        _never_negative("tries", "refused_tries", "attempts", "cost_nanos", "unknown_nanos", "image_tokens"),
+        CheckConstraint("state <> 'succeeded' OR path IS NOT NULL", name="success_has_picture"),
+        CheckConstraint("(path IS NULL) = (path_folded IS NULL)", name="path_folded_with_path"),
+        Index(None, "job_id", "position"),
+        # due_at is in it so that tasks that wait are passed over without reading their rows
+        Index("ix_task_waiting", "job_id", "position", "due_at", sqlite_where=WAITING, postgresql_where=WAITING),
+        Index(
+            "ix_task_due",
+            "job_id",
+            "due_at",
+            sqlite_where=text("state = 'queued' AND live AND due_at IS NOT NULL"),
+            postgresql_where=text("state = 'queued' AND live AND due_at IS NOT NULL"),
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    job_id: int = Field(sa_type=ID, foreign_key="job.id")
+    key: str = Field(sa_type=Text)
+    prompt_id: str = Field(sa_type=Text)
+    """The prompt's name in the manifest."""
+    prompt_row: int = Field(sa_type=ID, foreign_key="prompt.id")
+    recipe_row: int = Field(sa_type=ID, foreign_key="recipe.id")
+    size: str = Field(sa_type=Text)
+    aspect: str = Field(sa_type=Text)
+    axes: dict[str, str] = Field(sa_type=JSON)
+    variant: int = Field(sa_type=Integer)
+    stem: str = Field(sa_type=Text)
+    folded: str = Field(sa_type=Text)
+    """`stem` as paths are compared: case-folded."""
+    position: int = Field(sa_type=BigInteger)
+    state: State = Field(default=State.QUEUED, sa_type=_values(State))
+    due_at: float | None = Field(default=None, sa_type=Double)
+    live: bool = Field(default=True)
+    tries: int = Field(default=0, sa_type=Integer)
+    refused_tries: int = Field(default=0, sa_type=Integer)
+    attempts: int = Field(default=0, sa_type=Integer)
+    reason: str = Field(default="", sa_type=Text)
+    error: str = Field(default="", sa_type=Text)
+    cost_nanos: int | None = Field(default=0, sa_type=BigInteger)
+    """All settled attempts; NULL once one of them has no known price."""
+    unknown_nanos: int | None = Field(default=0, sa_type=BigInteger)
+    image_tokens: int | None = Field(default=0, sa_type=BigInteger)
+    finish_reason: str | None = Field(default=None, sa_type=Text)
+    text: str | None = Field(default=None, sa_type=Text)
+    response_id: str | None = Field(default=None, sa_type=Text)
+    model_version: str | None = Field(default=None, sa_type=Text)
+    path: str | None = Field(default=None, sa_type=Text)
+    path_folded: str | None = Field(default=None, sa_type=Text)
+    """`path` without its extension, case-folded."""
+    sha256: str | None = Field(default=None, sa_type=Text)
+    bytes: int | None = Field(default=None, sa_type=BigInteger)
+    mime: str | None = Field(default=None, sa_type=Text)
+    width: int | None = Field(default=None, sa_type=Integer)
+    height: int | None = Field(default=None, sa_type=Integer)
+
+
+class AttemptRow(SQLModel, table=True):
+    """One request for a task: what was held, what it cost, what came of it."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        UniqueConstraint("token"),
+        UniqueConstraint("task_id", "number"),
+        _never_negative(
+            "reserved_nanos", "reserved_image_tokens", "cost_nanos", "input_tokens", "text_tokens", "image_tokens"
+        ),
+        CheckConstraint("length(token) = 32", name="token"),
+        CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
+        CheckConstraint("state = 'settled' OR cost_nanos IS NULL", name="only_settled_costs"),
+        CheckConstraint("(state = 'settled') = (image_tokens IS NOT NULL)", name="settled_has_tokens"),
+        # unique: a task has one live attempt
+        Index(
+            "ix_attempt_in_flight",
+            "job_id",
+            "task_id",
+            unique=True,
+            sqlite_where=IN_FLIGHT,
+            postgresql_where=IN_FLIGHT,
+        ),
+        Index(None, "job_id", "ended_at"),
+        Index(None, "model", "endpoint", "started_at"),
+    )
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    token: str = Field(sa_type=Text)
+    task_id: int = Field(sa_type=ID, foreign_key="task.id")
+    job_id: int = Field(sa_type=ID, foreign_key="job.id")
+    number: int = Field(sa_type=Integer)
+    """Of its task, from 1."""
+    lane: str = Field(default="standard", sa_type=Text)
+    model: str = Field(sa_type=Text)
+    endpoint: str = Field(sa_type=Text)
+    """Where it was sent; no secrets."""
+    stem: str = Field(sa_type=Text)
+    """Where its picture goes; the task's may change while it is out."""
+    state: AttemptState = Field(default=AttemptState.RUNNING, sa_type=_values(AttemptState))
+    reserved_nanos: int | None = Field(default=None, sa_type=BigInteger)
+    reserved_image_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    reserved_text_tokens: int = Field(sa_type=BigInteger)
+    reserved_input_tokens: int = Field(sa_type=BigInteger)
+    started_at: float = Field(sa_type=Double)
+    ended_at: float | None = Field(default=None, sa_type=Double)
+    latency_s: float | None = Field(default=None, sa_type=Double)
+    outcome: str | None = Field(default=None, sa_type=Text)
+    """Name of the `core.lifecycle.Outcome`, in lower case."""
+    reason: str = Field(default="", sa_type=Text)
+    error: str = Field(default="", sa_type=Text)
+    status: int | None = Field(default=None, sa_type=Integer)
+    """HTTP status; NULL where none came."""
+    finish_reason: str | None = Field(default=None, sa_type=Text)
+    cost_nanos: int | None = Field(default=None, sa_type=BigInteger)
+    input_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    text_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    image_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    usage: dict[str, int | None] | None = Field(default=None, sa_type=MAYBE_JSON)
+    response_id: str | None = Field(default=None, sa_type=Text)
+    model_version: str | None = Field(default=None, sa_type=Text)
+    tier: str | None = Field(default=None, sa_type=Text)
+    path: str | None = Field(default=None, sa_type=Text)
+    """Its picture, a rejected one included."""
+    sha256: str | None = Field(default=None, sa_type=Text)
+    overrun: bool = Field(default=False)
+    """It cost more than was reserved."""
+    adopted: bool = Field(default=False)
+    """Its picture was found on disk after a crash."""
+
+
+class AllowanceRow(SQLModel, table=True):
+    """The largest answer seen: text tokens of a thinking level, image tokens of a size."""
+
+    __tablename__ = "allowance"
+    __table_args__ = (CheckConstraint("kind IN ('text', 'image')", name="kind"),)
+
+    model: str = Field(sa_type=Text, primary_key=True)
+    kind: str = Field(sa_type=Text, primary_key=True)
+    setting: str = Field(sa_type=Text, primary_key=True)
+    """Thinking level (empty: none) or size."""
+    tokens: int = Field(sa_type=BigInteger)
+
+
+def _table(row: type[SQLModel]) -> Table:
+    return SQLModel.metadata.tables[str(row.__tablename__)]
+
+
+ledger, job, prompt, recipe = _table(LedgerRow), _table(JobRow), _table(PromptRow), _table(RecipeRow)
+task, attempt, allowance = _table(TaskRow), _table(AttemptRow), _table(AllowanceRow)

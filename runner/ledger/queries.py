@@ -1,0 +1,240 @@
+"""Every read. Nothing here changes a row, and nothing decides."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, and_, case, func, literal_column, not_, or_, select
+
+from runner.core.budget import Cap, Spend
+from runner.core.lifecycle import AttemptState, State
+from runner.core.pricing import Quote
+from runner.ledger.claim import FACTS, claimed_of, spend_of
+from runner.ledger.facts import (
+    AttemptRecord,
+    Claimed,
+    Counters,
+    JobStatus,
+    Known,
+    OutcomeRow,
+    TaskRecord,
+)
+from runner.ledger.models import WAITING, attempt, job, prompt, recipe, task
+
+BATCH = 1_000
+
+_ATTEMPT = (
+    attempt.c.token,
+    attempt.c.number,
+    attempt.c.started_at,
+    attempt.c.reserved_nanos,
+    attempt.c.reserved_image_tokens,
+    attempt.c.reserved_text_tokens,
+    attempt.c.reserved_input_tokens,
+)
+
+
+def job_names(connection: Connection) -> list[str]:
+    """All jobs, by name."""
+    return list(connection.scalars(select(job.c.name).order_by(job.c.name)))
+
+
+def job_id(connection: Connection, name: str) -> int:
+    """The job's row id; LookupError if there is none."""
+    found: int | None = connection.scalar(select(job.c.id).where(job.c.name == name))
+    if found is None:
+        raise LookupError(f"no job {name!r}")
+    return found
+
+
+def status(connection: Connection, name: str, *, since_utc: float) -> JobStatus:
+    """Where a job is, with the pictures bought since `since_utc`; LookupError if there is none."""
+    row = connection.execute(select(job).where(job.c.name == name)).mappings().one_or_none()
+    if row is None:
+        raise LookupError(f"no job {name!r}")
+    mine = attempt.c.job_id == row["id"]
+    recent = select(func.count()).where(mine, attempt.c.ended_at >= since_utc, attempt.c.outcome == "made")
+    due = select(func.min(task.c.due_at)).where(task.c.job_id == row["id"], WAITING, task.c.due_at.is_not(None))
+    return JobStatus(
+        job=name,
+        tasks={state: row[state.value] for state in State},
+        spend=spend_of(row),
+        cap=Cap(row["cap_nanos"], row["cap_image_tokens"]),
+        recent_successes=connection.execute(recent).scalar_one(),
+        last_attempt_at=connection.scalar(select(func.max(attempt.c.ended_at)).where(mine)),
+        next_due=connection.scalar(due),
+        **{column: row[column] for column in _AS_THEY_ARE},
+    )
+
+
+_AS_THEY_ARE = (
+    *("orphaned", "unpriced", "uncounted", "halted", "reason"),
+    *("output_root", "config", "created_at", "updated_at"),
+)
+
+
+def tasks(connection: Connection, name: str, *, orphaned: bool = False) -> Iterator[TaskRecord]:
+    """The job's tasks in the manifest's order, streamed; orphans after them if asked."""
+    last_lane = select(attempt.c.lane).where(attempt.c.task_id == task.c.id, attempt.c.number == task.c.attempts)
+    others = {
+        "job": job.c.name,
+        "prompt": prompt.c.text,
+        "model": recipe.c.model,
+        "lane": func.coalesce(last_lane.scalar_subquery(), "standard"),
+    }
+    statement = (
+        _columns(TaskRecord, task.c, others)
+        .select_from(task)
+        .join(job, job.c.id == task.c.job_id)
+        .join(prompt, prompt.c.id == task.c.prompt_row)
+        .join(recipe, recipe.c.id == task.c.recipe_row)
+        .where(task.c.job_id == job_id(connection, name))
+        .order_by(task.c.position, task.c.id)
+    )
+    for live in (True, False)[: 1 + orphaned]:
+        for row in _stream(connection, statement.where(task.c.live == live)):
+            yield TaskRecord(**row)
+
+
+def attempts(connection: Connection, name: str) -> Iterator[AttemptRecord]:
+    """The job's attempts in the order they started, orphans' included, streamed."""
+    statement = (
+        _columns(AttemptRecord, attempt.c, {"job": job.c.name, "key": task.c.key})
+        .select_from(attempt)
+        .join(task, task.c.id == attempt.c.task_id)
+        .join(job, job.c.id == attempt.c.job_id)
+        .where(attempt.c.job_id == job_id(connection, name))
+        .order_by(attempt.c.id)
+    )
+    for row in _stream(connection, statement):
+        yield AttemptRecord(**row)
+
+
+def _columns(record: type, columns: Any, others: dict[str, Any]) -> Select[Any]:
+    """SELECT what the dataclass `record` lists, in its order."""
+    names = record.__dataclass_fields__  # type: ignore[attr-defined]
+    return select(*(others[name].label(name) if name in others else columns[name] for name in names))
+
+
+def _stream(connection: Connection, statement: Select[Any]) -> Iterator[RowMapping]:
+    yield from connection.execution_options(yield_per=BATCH).execute(statement).mappings()
+
+
+def outcomes(connection: Connection, name: str) -> list[OutcomeRow]:
+    """Live tasks by state and reason, most first, with what they cost."""
+    # SUM leaves NULL out, and a sum with an unknown part is unknown
+    cost = case((func.count(task.c.cost_nanos) == func.count(), func.sum(task.c.cost_nanos)))
+    rows = connection.execute(
+        select(task.c.state, task.c.reason, func.count(), func.sum(task.c.attempts), cost)
+        .where(task.c.job_id == job_id(connection, name), task.c.live)
+        .group_by(task.c.state, task.c.reason)
+        .order_by(func.count().desc(), task.c.state, task.c.reason)
+    )
+    return [OutcomeRow(*row) for row in rows]
+
+
+def known(connection: Connection, name: str, keys: Iterable[str]) -> Iterator[tuple[str, Known | None]]:
+    """What the ledger knows of each key, in the order given; all None for a job it does not know."""
+    mine = connection.scalar(select(job.c.id).where(job.c.name == name))
+    source = iter(keys)
+    columns = [task.c[field] for field in Known.__dataclass_fields__]
+    while batch := list(islice(source, BATCH)):
+        rows = connection.execute(select(task.c.key, *columns).where(task.c.job_id == mine, task.c.key.in_(batch)))
+        found = {key: Known(*facts) for key, *facts in rows}
+        for key in batch:
+            yield key, found.get(key)
+
+
+def recorded(connection: Connection, name: str) -> int:
+    """How many tasks the job has ever had, orphans included; 0 for a job the ledger does not know."""
+    total = sum((job.c[state.value] for state in State), job.c.orphaned)
+    return connection.scalar(select(total).where(job.c.name == name)) or 0
+
+
+def stems_elsewhere(connection: Connection, output_root: str, name: str) -> Iterator[tuple[str, str]]:
+    """(case-folded stem, job) that other jobs of the same output root claim or have a picture at."""
+    base = select(task.c.folded, task.c.path_folded, task.c.live, job.c.name).join(job, job.c.id == task.c.job_id)
+    taken = or_(task.c.live, task.c.path_folded.is_not(None))
+    for row in _stream(connection, base.where(job.c.output_root == output_root, job.c.name != name, taken)):
+        stems = {row["folded"] if row["live"] else None, row["path_folded"]}
+        for stem in stems - {None}:
+            yield stem, row["name"]
+
+
+def running(connection: Connection, name: str) -> list[Claimed]:
+    """Attempts that were in flight when the last runner died, oldest first."""
+    rows = connection.execute(
+        select(*(column for column in FACTS if column is not task.c.stem), attempt.c.stem, *_ATTEMPT)
+        .select_from(attempt)
+        .join(task, task.c.id == attempt.c.task_id)
+        .join(prompt, prompt.c.id == task.c.prompt_row)
+        .join(recipe, recipe.c.id == task.c.recipe_row)
+        .where(attempt.c.job_id == job_id(connection, name), literal_column("attempt.state = 'running'"))
+        .order_by(attempt.c.id)
+    ).mappings()
+    return [
+        claimed_of(
+            row,
+            job=name,
+            token=row["token"],
+            number=row["number"],
+            started_at=row["started_at"],
+            quote=Quote(
+                row["reserved_nanos"],
+                row["reserved_image_tokens"],
+                row["reserved_text_tokens"],
+                row["reserved_input_tokens"],
+            ),
+        )
+        for row in rows
+    ]
+
+
+def recent_starts(connection: Connection, model: str, endpoint: str, since_utc: float) -> list[float]:
+    """When attempts at this model and endpoint started, any job's, oldest first: for pacing over restarts."""
+    same = and_(attempt.c.model == model, attempt.c.endpoint == endpoint, attempt.c.started_at >= since_utc)
+    return list(connection.scalars(select(attempt.c.started_at).where(same).order_by(attempt.c.started_at)))
+
+
+def counters(connection: Connection, name: str) -> Counters:
+    """The counters as they are kept."""
+    row = connection.execute(select(job).where(job.c.name == name)).mappings().one()
+    tasks_by_state = {state.value: row[state.value] for state in State}
+    return Counters(spend_of(row), row["unpriced"], row["uncounted"], tasks_by_state, row["orphaned"])
+
+
+def recount(connection: Connection, name: str) -> Counters:
+    """The same from the rows they count. Reads them all: for tests and checks."""
+    mine = job_id(connection, name)
+    settled = attempt.c.state == AttemptState.SETTLED
+    nanos = case((settled, attempt.c.cost_nanos), else_=attempt.c.reserved_nanos)
+    tokens = case((settled, attempt.c.image_tokens), else_=attempt.c.reserved_image_tokens)
+    rows = connection.execute(
+        select(
+            attempt.c.state,
+            func.coalesce(func.sum(nanos), 0),
+            func.coalesce(func.sum(tokens), 0),
+            func.count() - func.count(nanos),
+            func.count() - func.count(tokens),
+        )
+        .where(attempt.c.job_id == mine, attempt.c.state != AttemptState.RELEASED)
+        .group_by(attempt.c.state)
+    )
+    held = {state: facts for state, *facts in rows}
+    columns = [held.get(state, [0, 0, 0, 0]) for state in _HOLDING]
+    spent, counted, unpriced, uncounted = (list(column) for column in zip(*columns, strict=True))
+    by_state = connection.execute(
+        select(task.c.state, func.count()).where(task.c.job_id == mine, task.c.live).group_by(task.c.state)
+    )
+    orphans = select(func.count()).where(task.c.job_id == mine, not_(task.c.live))
+    return Counters(
+        Spend(*spent, *counted),
+        sum(unpriced),
+        sum(uncounted),
+        {state.value: 0 for state in State} | {state.value: count for state, count in by_state},
+        connection.execute(orphans).scalar_one(),
+    )
+
+
+_HOLDING = (AttemptState.SETTLED, AttemptState.RUNNING, AttemptState.UNKNOWN)
+"""In the order of `Spend`'s fields."""

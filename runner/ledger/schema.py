@@ -1,0 +1,175 @@
+"""Whose a ledger is and which revision it has; migrations, after a backup copy.
+
+Alembic is loaded only where there is something to migrate: it doubles the start of every command.
+"""
+
+import os
+import sqlite3
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import Connection, insert, inspect, select, text
+
+import runner
+from runner.core.errors import LedgerError, WrongLedgerError
+from runner.ledger import models
+from runner.ledger.database import plainly, reading, set_up_file, writing
+from runner.ledger.locks import FileLock
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+Kind = Literal["live", "sandbox"]
+
+HEAD = "0001"
+"""The newest revision in `migrations/versions`; a test compares."""
+
+_PACKAGE = Path(runner.__file__).parent
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a database file says of itself; both None where it holds nothing yet."""
+
+    revision: str | None
+    kind: str | None
+
+
+def identify(path: Path) -> Identity:
+    """Read a ledger's revision and kind; WrongLedgerError if the file is something else."""
+    if not path.exists():
+        return Identity(None, None)
+    with plainly(path), reading(path).connect() as connection:
+        tables = set(inspect(connection).get_table_names())
+        if not tables:
+            return Identity(None, None)
+        if not {"alembic_version", "ledger", "job", "task"} <= tables:
+            raise WrongLedgerError(f"{path}: is another program's database; name another file with --database")
+        revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return Identity(revision, connection.scalar(select(models.ledger.c.kind)))
+
+
+def require(path: Path) -> Identity:
+    """The identity of a ledger that must be there and at `HEAD`; LedgerError says what to do otherwise."""
+    found = identify(path)
+    if found.revision is None:
+        raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+    if found.revision != HEAD:
+        _refuse_newer(path, found.revision)
+        raise LedgerError(f"{path}: made by an older release; the next `bulkrender run` upgrades it")
+    return found
+
+
+def prepare(path: Path, kind: Kind, lock: FileLock, *, now_utc: float, patience_s: float) -> None:
+    """Create or upgrade the ledger where needed. On return `lock` is held, shared, and it is at `HEAD`.
+
+    Raises LedgerError if others use an older ledger for longer than `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    while not (lock.take(shared=True) and _judged(path, kind).revision == HEAD):
+        if lock.take():
+            _upgrade(path, kind, _judged(path, kind).revision, now_utc)
+        elif time.monotonic() >= deadline:
+            raise LedgerError(
+                f"{path}: must be upgraded, and another run is using it; run again when that has ended"
+            )
+        else:
+            time.sleep(_POLL_S)
+
+
+def _judged(path: Path, kind: Kind) -> Identity:
+    found = identify(path)
+    refuse_other_kind(path, found, kind)
+    if found.revision not in {None, HEAD}:
+        _refuse_newer(path, found.revision)
+    return found
+
+
+def refuse_other_kind(path: Path, found: Identity, kind: Kind) -> None:
+    """WrongLedgerError if a live run meets a sandbox ledger or the other way round."""
+    if found.kind not in {None, kind}:
+        raise WrongLedgerError(
+            f"{path}: is a {found.kind} ledger, and this is a {kind} run; sandbox and real money never mix: "
+            "name another file with --database"
+        )
+
+
+def _refuse_newer(path: Path, revision: str | None) -> None:
+    from alembic.script import ScriptDirectory
+
+    known = {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
+    if revision not in known:
+        raise WrongLedgerError(f"{path}: made by a newer release (revision {revision}); upgrade bulkrender")
+
+
+def _upgrade(path: Path, kind: Kind, revision: str | None, now_utc: float) -> None:
+    """All or nothing: SQLite takes back a table that was created in a transaction that did not commit."""
+    if revision is not None:
+        backup(path, revision, now_utc)
+    with plainly(path), writing(path, create=revision is None).connect() as connection:
+        set_up_file(connection)
+        with connection.begin():
+            migrate(connection)
+            if revision is None:
+                connection.execute(insert(models.ledger).values(id=1, kind=kind, created_at=now_utc))
+
+
+def migrate(connection: Connection, to: str = "head") -> None:
+    """Run the migrations in the transaction that `connection` is in."""
+    from alembic import command
+
+    command.upgrade(configuration(connection), to)
+    if broken := connection.execute(text("PRAGMA foreign_key_check")).first():
+        raise LedgerError(f"the upgrade would break references: {tuple(broken)}; nothing was changed")
+
+
+def backup(path: Path, revision: str, now_utc: float) -> Path:
+    """A consistent, durable copy beside the ledger, under its final name only once complete."""
+    stamp = datetime.fromtimestamp(now_utc, UTC).strftime("%Y%m%dT%H%M%SZ")
+    copy = path.with_name(f"{path.name}.backup-{revision}-{stamp}")
+    unfinished = copy.with_name(f"{copy.name}.unfinished")
+    with plainly(path), closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")
+    _sync(unfinished)
+    unfinished.rename(copy)
+    _sync(copy.parent)
+    return copy
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def configuration(connection: Connection | None = None) -> "Config":
+    """Alembic's settings, without a file: the migrations of the wheel, or of the checkout."""
+    from alembic.config import Config
+
+    shipped = _PACKAGE / "migrations"
+    folder = shipped if shipped.is_dir() else _PACKAGE.parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def check() -> None:
+    """Raise alembic's AutogenerateDiffsDetected unless the migrations lead to exactly these models."""
+    from alembic import command
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        writing(Path(folder) / "check.db", create=True).begin() as connection,
+    ):
+        migrate(connection)
+        command.check(configuration(connection))

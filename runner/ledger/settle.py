@@ -1,0 +1,248 @@
+"""Settle: how an attempt ended, what it cost and where its task goes, together or not at all.
+
+The attempt must still be running, or nothing changes: a late or double settle counts nothing twice. What an
+outcome costs and where the task goes from it was decided in `core`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, select, text, update
+from sqlalchemy.dialects.sqlite.dml import Insert
+
+from runner.core.budget import Spend
+from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Refused, State, Unstored, Unusable
+from runner.core.pricing import Settlement
+from runner.core.retry import Move
+from runner.ledger.claim import SPEND, one, spend_of
+from runner.ledger.enqueue import upsert
+from runner.ledger.facts import Claimed, Settled
+from runner.ledger.models import allowance, attempt, job, task
+
+_IN_FLIGHT = attempt.c.state == AttemptState.RUNNING
+_ATTEMPT = (
+    select(
+        attempt.c.id,
+        attempt.c.job_id,
+        attempt.c.task_id,
+        attempt.c.reserved_nanos,
+        attempt.c.reserved_image_tokens,
+        task.c.live,
+    )
+    .join(task, task.c.id == attempt.c.task_id)
+    .where(attempt.c.token == bindparam("by_token"), _IN_FLIGHT)
+    .with_for_update()
+)
+_END = update(attempt).where(attempt.c.id == bindparam("row_id"), _IN_FLIGHT)
+_MOVE = (
+    update(task)
+    .where(task.c.id == bindparam("row_id"), text("state = 'running'"))
+    .values(
+        tries=task.c.tries + bindparam("a_try"),
+        refused_tries=task.c.refused_tries + bindparam("a_refused"),
+        cost_nanos=task.c.cost_nanos + bindparam("cost"),
+        unknown_nanos=task.c.unknown_nanos + bindparam("unknown"),
+        image_tokens=task.c.image_tokens + bindparam("tokens"),
+    )
+)
+"""NULL plus anything is NULL: a sum with an unknown part is unknown."""
+_PAY = (
+    update(job)
+    .where(job.c.id == bindparam("row_id"))
+    .values(
+        {column: column + bindparam(f"more_{column.name}") for column in (*SPEND, job.c.unpriced, job.c.uncounted)}
+    )
+    .values({job.c[state.value]: job.c[state.value] + bindparam(f"more_{state.value}") for state in State})
+    .values(updated_at=bindparam("now"))
+    .returning(*SPEND)
+)
+_SPEND = select(*SPEND).where(job.c.name == bindparam("by_name"))
+
+
+def settle(
+    connection: Connection,
+    claimed: Claimed,
+    outcome: Outcome,
+    settlement: Settlement,
+    move: Move,
+    *,
+    now: float,
+    latency_s: float | None,
+    adopted: bool = False,
+) -> Settled:
+    """End the attempt of `claimed`. `adopted`: its picture was found on disk after a crash.
+
+    If the attempt had already ended, nothing changes and `recorded` is false.
+    """
+    held = connection.execute(_ATTEMPT, {"by_token": claimed.token}).mappings().one_or_none()
+    if held is None:
+        return Settled(_spend(connection, claimed.job), recorded=False)
+    ended = _ended(held, outcome, settlement, move) | {"ended_at": now, "latency_s": latency_s, "adopted": adopted}
+    one(connection.execute(_END, {"row_id": held["id"], **_storable(ended)}).rowcount)
+    moved = _moved(held, outcome, settlement, move, now)
+    one(connection.execute(_MOVE, {"row_id": held["task_id"], **_storable(moved)}).rowcount)
+    paid = connection.execute(_PAY, {"row_id": held["job_id"], "now": now, **_paid(held, settlement, move)})
+    spend = spend_of(paid.mappings().one())
+    _raise_allowance(connection, claimed, outcome, settlement)
+    return Settled(spend, recorded=True)
+
+
+def _spend(connection: Connection, name: str) -> Spend:
+    return spend_of(connection.execute(_SPEND, {"by_name": name}).mappings().one())
+
+
+def _ended(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Move) -> dict[str, Any]:
+    """The columns of an attempt that has ended."""
+    answer, picture, tokens = _answer(outcome), _picture(outcome), settlement.tokens
+    return {
+        "state": settlement.state,
+        "outcome": type(outcome).__name__.lower(),
+        "reason": move.reason,
+        "error": move.error,
+        "status": getattr(outcome, "status", 200 if answer else None),
+        "finish_reason": answer and answer.finish_reason,
+        "cost_nanos": settlement.nanos if settlement.state is AttemptState.SETTLED else None,
+        "input_tokens": tokens and tokens.input,
+        "text_tokens": tokens and tokens.text,
+        "image_tokens": tokens and tokens.image,
+        "usage": asdict(answer.usage) if answer and answer.usage else None,
+        "response_id": answer and answer.response_id,
+        "model_version": answer and answer.model_version,
+        "tier": answer and answer.tier,
+        "path": picture and picture.path,
+        "sha256": picture and picture.sha256,
+        "overrun": _overrun(held, settlement),
+    }
+
+
+def _overrun(held: RowMapping, settlement: Settlement) -> bool:
+    tokens = None if settlement.tokens is None else settlement.tokens.image
+    pairs = ((settlement.nanos, held["reserved_nanos"]), (tokens, held["reserved_image_tokens"]))
+    settled = settlement.state is AttemptState.SETTLED
+    return settled and any(None not in pair and pair[0] > pair[1] for pair in pairs)
+
+
+def _moved(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Move, now: float) -> dict[str, Any]:
+    """The columns of the task: where it goes, what it has cost, and what the last answer said, if any."""
+    settled = settlement.state is AttemptState.SETTLED
+    unknown = settlement.state is AttemptState.UNKNOWN
+    answer = _answer(outcome)
+    return {
+        "state": move.state,
+        "due_at": now + move.due_in_s if move.due_in_s else None,
+        "reason": move.reason,
+        "error": move.error,
+        "a_try": move.counts == "try",
+        "a_refused": move.counts == "refused",
+        "cost": settlement.nanos if settled else 0,
+        "unknown": held["reserved_nanos"] if unknown else 0,
+        "tokens": settlement.tokens.image if settlement.tokens else 0,
+        **({} if answer is None else _said(answer)),
+        **(_kept(outcome.picture) if isinstance(outcome, Made) else {}),
+    }
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    return {
+        "finish_reason": answer.finish_reason,
+        "text": answer.text or None,
+        "response_id": answer.response_id,
+        "model_version": answer.model_version,
+    }
+
+
+def _kept(picture: Picture) -> dict[str, Any]:
+    return {**asdict(picture), "path_folded": folded_stem(picture.path)}
+
+
+def _paid(held: RowMapping, settlement: Settlement, move: Move) -> dict[str, int]:
+    """How the job's counters move. What was reserved is what is given up or kept as unknown, never an estimate."""
+    reserved = (held["reserved_nanos"], held["reserved_image_tokens"])
+    settled: tuple[int | None, int | None] = (0, 0)
+    unknown: tuple[int | None, int | None] = (0, 0)
+    if settlement.state is AttemptState.SETTLED:
+        settled = (settlement.nanos, settlement.tokens.image if settlement.tokens else None)
+    elif settlement.state is AttemptState.UNKNOWN:
+        unknown = reserved
+    more = {
+        "settled_nanos": settled[0] or 0,
+        "reserved_nanos": -(reserved[0] or 0),
+        "unknown_nanos": unknown[0] or 0,
+        "settled_image_tokens": settled[1] or 0,
+        "reserved_image_tokens": -(reserved[1] or 0),
+        "unknown_image_tokens": unknown[1] or 0,
+        "unpriced": (None in (settled[0], unknown[0])) - (reserved[0] is None),
+        "uncounted": (None in (settled[1], unknown[1])) - (reserved[1] is None),
+        **{state.value: 0 for state in State},
+    }
+    if held["live"]:
+        more[State.RUNNING.value] -= 1
+        more[move.state.value] += 1
+    return {f"more_{name}": value for name, value in more.items()}
+
+
+def _raise_allowance(connection: Connection, claimed: Claimed, outcome: Outcome, settlement: Settlement) -> None:
+    """Remember larger answers. Only counted tokens: assumed ones would raise the next assumption without end."""
+    answer, tokens = _answer(outcome), settlement.tokens
+    if answer is None or answer.usage is None or tokens is None:
+        return
+    model = claimed.recipe.model
+    seen = [
+        {"model": model, "kind": "text", "setting": claimed.recipe.thinking or "", "tokens": tokens.text},
+        {"model": model, "kind": "image", "setting": claimed.size, "tokens": answer.usage.image or 0},
+    ]
+    connection.execute(_larger(connection.dialect.name), seen)
+
+
+@cache
+def _larger(dialect: str) -> Insert:
+    statement = upsert(dialect, allowance)
+    larger = statement.excluded.tokens
+    return statement.on_conflict_do_update(
+        index_elements=["model", "kind", "setting"], set_={"tokens": larger}, where=allowance.c.tokens < larger
+    )
+
+
+def _answer(outcome: Outcome) -> Answer | None:
+    return outcome.answer if isinstance(outcome, Made | Refused | Unusable | Unstored) else None
+
+
+def _picture(outcome: Outcome) -> Picture | None:
+    return outcome.picture if isinstance(outcome, Made | Unusable) else None
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Words of the outside world as both databases can keep them: no half characters, no NUL."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+        if type(value) is str
+        else value
+        for name, value in values.items()
+    }
+
+
+def halt(connection: Connection, name: str, halted: str | None, reason: str | None, *, now: float) -> None:
+    """Say why the job no longer claims, or with two None that it may again. LookupError for an unknown job."""
+    statement = update(job).where(job.c.name == name).values(halted=halted, reason=reason, updated_at=now)
+    if not connection.execute(statement).rowcount:
+        raise LookupError(f"no job {name!r}")
+
+
+def relocate(connection: Connection, name: str, moves: Iterable[tuple[str, str, str]]) -> int:
+    """Record that pictures moved: (key, old path, new path). Returns how many still were at their old path."""
+    mine = select(job.c.id).where(job.c.name == name).scalar_subquery()
+    statement = update(task).where(
+        task.c.job_id == mine, task.c.key == bindparam("by_key"), task.c.path == bindparam("old")
+    )
+    changed = 0
+    for key, old, new in moves:
+        values = {"by_key": key, "old": old, "path": new, "path_folded": folded_stem(new)}
+        changed += connection.execute(statement, values).rowcount
+    return changed
+
+
+def folded_stem(path: str) -> str:
+    """A picture's path without its extension, as paths are compared."""
+    return path.rpartition(".")[0].casefold()

@@ -1,0 +1,37 @@
+"""What a sandbox can be told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from runner.sandbox.faults import FaultPlan
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one sandbox behaves. Times are seconds of its own clock, `speed` times as fast as the wall's."""
+
+    state_dir: Path
+    """Keeps `bill.jsonl` and `requests.jsonl`; a sandbox started on the same folder goes on where it stopped."""
+    port: int | None = None
+    """TCP port, 0 for any free one; used when `uds` is None."""
+    uds: Path | None = None
+    """Unix socket to listen on instead; a file left there by a killed sandbox is replaced."""
+    host: str = "127.0.0.1"
+    key: str = field(default="sandbox", repr=False)
+    seed: int = 0
+    speed: float = 1.0
+    latency_s: float = 0.4
+    """Mean time of a generation; drawn from half of it to one and a half."""
+    faults: FaultPlan = field(default_factory=FaultPlan)
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """`rpm`, `rpd`: requests in any sliding minute or day, for each model."""
+    count_rejected: bool = False
+    """Whether requests rejected by a quota use it up as well."""
+    retired: frozenset[str] = frozenset()
+    """Model ids that answer 404 `is no longer available`."""
+    until_stdin_closes: bool = False
+    image: Literal["jpeg", "png"] = "jpeg"
+    signature_bytes: int = 2048
+    """Size of a `thoughtSignature`; recorded ones are 0.95 to 2.9 MB."""

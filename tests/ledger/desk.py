@@ -1,0 +1,154 @@
+"""A ledger in a folder, driven by hand: specs, outcomes as they come, and the verbs on plain connections."""
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from runner.core.budget import Cap
+from runner.core.catalog import builtin
+from runner.core.lifecycle import Answer, Made, Outcome, Picture, Usage
+from runner.core.pricing import PriceSheet, settlement, sheet
+from runner.core.retry import RetryPolicy, Tries, decide
+from runner.core.task import Recipe, TaskSpec
+from runner.ledger import Claim, Claimed, Counters, Enqueued, JobSpec, Ledger, Settled, queries
+from runner.ledger.claim import claim
+from runner.ledger.database import reading, writing
+from runner.ledger.enqueue import enqueue
+from runner.ledger.settle import settle
+
+RECIPE = Recipe("gemini-3.1-flash-image-preview", thinking="minimal")
+SHEET = sheet(builtin().models[RECIPE.model], "standard")
+PICTURE_NANOS = 20 * 250 + 380 * 1_500 + 1_120 * 60_000
+"""What `made()` costs at the owner's prices: input, text with thinking, image."""
+
+
+def spec(number: int, **changes) -> TaskSpec:
+    """Task `number`: its key depends on nothing else."""
+    one = TaskSpec(
+        key=f"v1-{hashlib.sha256(str(number).encode()).hexdigest()[:40]}",
+        prompt_id=f"p{number}",
+        prompt=f"A banana, seen for the {number}. time",
+        recipe=RECIPE,
+        size="1K",
+        aspect="1:1",
+        axes=(("style", "baroque"),),
+        variant=1,
+        stem=f"job/P{number}",
+        position=number,
+    )
+    return replace(one, **changes)
+
+
+def specs(count: int) -> list[TaskSpec]:
+    """Tasks 0 to `count` - 1."""
+    return [spec(number) for number in range(count)]
+
+
+def job(name: str = "job", cap: Cap | None = None, output_root: str = "/renders") -> JobSpec:
+    """A job as enqueue takes it."""
+    return JobSpec(name, "0" * 64, output_root, cap or Cap(), {"model": RECIPE.model})
+
+
+USAGE = Usage(20, 1_300, 200, 1_120)
+
+
+def answer(usage: Usage | None = USAGE, pictures: int = 1, **changes) -> Answer:
+    """An answer with one picture, as recorded ones are."""
+    return replace(Answer("STOP", usage=usage, pictures=pictures, response_id="r1"), **changes)
+
+
+def made(claimed: Claimed, said: Answer | None = None) -> Made:
+    """The picture of an attempt, stored."""
+    return Made(said or answer(), Picture(f"{claimed.stem}.png", "a" * 64, 1_000, "image/png", 1024, 1024))
+
+
+@dataclass
+class Desk:
+    """One ledger and one job at it."""
+
+    path: Path
+    name: str = "job"
+    now: float = 1_000.0
+    tokens: int = 0
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Desk":
+        """A new live ledger in `folder`."""
+        path = folder / "ledger.db"
+        Ledger.open(f"sqlite:///{path}", "live", now_utc=0.0).close()
+        return cls(path)
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    @contextmanager
+    def write(self):
+        with writing(self.path).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self):
+        with reading(self.path).connect() as connection:
+            yield connection
+
+    def enqueue(self, tasks: Iterable[TaskSpec], *, cap: Cap | None = None, requeue_failed=True) -> Enqueued:
+        with self.write() as connection:
+            described = job(self.name, cap)
+            return enqueue(connection, described, tasks, requeue_failed=requeue_failed, now=self.now)
+
+    def claim(self, cap: Cap | None = None, price: PriceSheet = SHEET) -> Claim:
+        with self.write() as connection:
+            return self.claim_in(connection, cap, price)
+
+    def claim_in(self, connection: Connection, cap: Cap | None = None, price: PriceSheet = SHEET) -> Claim:
+        self.tokens += 1
+        return claim(
+            connection,
+            self.name,
+            now=self.now,
+            sheet=price,
+            cap=cap or Cap(),
+            token=f"{self.tokens:032x}",
+            endpoint="https://example.test",
+        )
+
+    def claimed(self, **choices) -> Claimed:
+        found = self.claim(**choices)
+        assert isinstance(found, Claimed), found
+        return found
+
+    def settle(self, claimed: Claimed, outcome: Outcome | None = None, *, price=SHEET, adopted=False) -> Settled:
+        with self.write() as connection:
+            ended = outcome or made(claimed)
+            used = Tries(claimed.tries, claimed.refused_tries)
+            return settle(
+                connection,
+                claimed,
+                ended,
+                settlement(ended, claimed.quote, price, claimed.size),
+                decide(ended, used, self.policy, jitter=0.5),
+                now=self.now,
+                latency_s=12.5,
+                adopted=adopted,
+            )
+
+    def counters(self) -> Counters:
+        """The kept counters, which must be what a recount gives."""
+        with self.read() as connection:
+            kept = queries.counters(connection, self.name)
+            assert kept == queries.recount(connection, self.name)
+            return kept
+
+    def tasks(self, *, orphaned=False):
+        with self.read() as connection:
+            return list(queries.tasks(connection, self.name, orphaned=orphaned))
+
+    def attempts(self):
+        with self.read() as connection:
+            return list(queries.attempts(connection, self.name))
