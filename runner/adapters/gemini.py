@@ -124,8 +124,7 @@ class GeminiProvider:
                     journey.answered = True
                     received = _Received(r.status_code, r.headers, await self._body(r, journey))
         except JOURNEY_ERRORS as error:
-            # an answer that is whole stays whole, whatever closing the connection brings
-            return received or broken(error, journey)
+            return broken(error, journey)
         finally:
             JOURNEY.reset(token)
         return received or journey.timed_out(self._gap_s)

@@ -121,7 +121,7 @@ class Transport(AiohttpTransport):
         self._connections = connections
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """In pieces of a useful size; without the server's own reason phrase, which httpx would log whatever it says."""
+        """In pieces of a useful size; without the reason phrase, which httpx would log whatever it says."""
         response = await super().handle_async_request(request)
         response.extensions.pop("reason_phrase", None)
         if isinstance(response.stream, AiohttpResponseStream):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.adapters.storage import FolderStore, largest_bytes
@@ -13,6 +13,7 @@ from runner.core.errors import OutputError, UsageError
 from runner.core.lifecycle import State
 from runner.core.manifest import Manifest, parse
 from runner.core.matrix import duplicates, expand
+from runner.core.paths import fold
 from runner.core.pricing import PriceSheet, Quote, Seen, Tokens, allowance, sheet
 from runner.core.retry import LASTING
 from runner.core.task import TaskSpec
@@ -98,6 +99,20 @@ class Plan:
         return self.new + self.retry
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the ledger holds of a job before a run."""
+
+    known: dict[str, Known | None] = field(default_factory=dict)
+    """By key of the manifest's tasks."""
+    spend: Spend = field(default_factory=Spend)
+    orphaned: int = 0
+    paths: frozenset[str] = frozenset()
+    """Of all its pictures, orphans' included."""
+    in_flight: frozenset[str] = frozenset()
+    """Stems of requests that a dead run left."""
+
+
 def load(path: Path, settings: Settings) -> Campaign:
     """Read and expand a manifest. Raises ManifestError, or UsageError for a cap that cannot be proven."""
     try:
@@ -159,29 +174,38 @@ def _refuse_unproven_caps(campaign: Campaign) -> None:
 
 def plan(campaign: Campaign, reader: Reader | None, store: FolderStore) -> Plan:
     """Compare a campaign with what is recorded and on disk. Raises OutputError for files in its way."""
-    known = {} if reader is None else dict(reader.known(campaign.job, (spec.key for spec in campaign.specs)))
-    to_buy, counts = _to_buy(campaign, known)
-    spend = Spend()
-    orphaned = 0
-    if reader is not None and (recorded := reader.recorded(campaign.job)):
-        spend = reader.status(campaign.job, since_utc=0).spend
-        orphaned = recorded - sum(1 for one in known.values() if one is not None)
-    refuse_foreign(campaign, known, store)
+    before = _before(campaign, reader)
+    to_buy, counts = _to_buy(campaign, before.known)
+    refuse_foreign(campaign, store, before)
     quotes = [campaign.quote(spec) for spec in to_buy]
     worst = total(quote.nanos for quote in quotes)
     image_tokens = total(quote.image_tokens for quote in quotes)
-    spend = _unreserved(spend)
+    spend = before.spend
     return Plan(
         campaign=campaign,
         **counts,
-        orphaned=orphaned,
+        orphaned=before.orphaned,
         likely_nanos=total(campaign.likely(spec) for spec in to_buy),
         worst_nanos=worst,
         image_tokens=image_tokens,
         spend=spend,
         fits=fits(spend, campaign.cap, Quote(worst, image_tokens, 0, 0)),
         cut_after=_cut_after(campaign.cap, spend, quotes),
-        missing=tuple(store.missing([one.path for one in known.values() if one is not None and one.path])),
+        missing=tuple(store.missing(sorted(before.paths))),
+    )
+
+
+def _before(campaign: Campaign, reader: Reader | None) -> Before:
+    job = campaign.job
+    if reader is None or not (recorded := reader.recorded(job)):
+        return Before()
+    known = dict(reader.known(job, (spec.key for spec in campaign.specs)))
+    return Before(
+        known=known,
+        spend=_unreserved(reader.status(job, since_utc=0).spend),
+        orphaned=recorded - sum(1 for one in known.values() if one is not None),
+        paths=frozenset(one.path for one in reader.tasks(job, orphaned=True) if one.path),
+        in_flight=frozenset(one.stem for one in reader.running(job)),
     )
 
 
@@ -201,10 +225,13 @@ def _to_buy(campaign: Campaign, known: dict[str, Known | None]) -> tuple[list[Ta
     return buy, counts
 
 
-def refuse_foreign(campaign: Campaign, known: dict[str, Known | None], store: FolderStore) -> None:
-    """Files that are not ours where a picture is to go: an error, never overwritten or adopted."""
-    paths = {one.path for one in known.values() if one is not None and one.path}
-    strangers = store.foreign((spec.stem for spec in campaign.specs), paths)
+def refuse_foreign(campaign: Campaign, store: FolderStore, before: Before) -> None:
+    """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
+
+    What a dead run had in flight may lie there whole: it is the next run's to adopt.
+    """
+    stems = (spec.stem for spec in campaign.specs if spec.stem not in before.in_flight)
+    strangers = store.foreign(stems, before.paths)
     if strangers:
         listed = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
         raise OutputError(
@@ -215,7 +242,7 @@ def refuse_foreign(campaign: Campaign, known: dict[str, Known | None], store: Fo
 
 def refuse_shared_paths(campaign: Campaign, reader: Reader, root: str) -> None:
     """Two tasks never share a path, across the jobs of an output root either; raises OutputError."""
-    ours = {spec.stem.casefold(): spec for spec in campaign.specs}
+    ours = {fold(spec.stem): spec for spec in campaign.specs}
     for stem, job in reader.stems_elsewhere(root, campaign.job):
         if spec := ours.get(stem):
             raise OutputError(

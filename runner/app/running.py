@@ -127,6 +127,7 @@ class JobRun:
         if recorded:
             self._same_output(reader)
             self.face.mended(await self._rescue().mend(job))
+            await anyio.to_thread.run_sync(self._put_back, reader)
         refuse_shared_paths(self.campaign, reader, self._root())
         planned = await anyio.to_thread.run_sync(plan, self.campaign, reader, self.store)
         for note in (*self.campaign.notes, *_missing_note(planned)):
@@ -210,8 +211,14 @@ class JobRun:
             await self.ledger.relocate(job, [(one.key, one.path, moved)])
         moves = [(one.key, one.path, one.stem + Path(one.path).suffix) for one in enqueued.misplaced]
         if moves:
-            await anyio.to_thread.run_sync(self.store.relocate, moves)
-            await self.ledger.relocate(job, moves)
+            arrived = set(await anyio.to_thread.run_sync(self.store.relocate, moves))
+            await self.ledger.relocate(job, [move for move in moves if move[0] in arrived])
+
+    def _put_back(self, reader: Reader) -> None:
+        """Finish moves of pictures that a crash cut off, so that nothing paid for seems gone."""
+        paths = {task.path: task.key for task in reader.tasks(self.campaign.job, orphaned=True) if task.path}
+        gone = self.store.missing(paths)
+        self.store.relocate([(paths[path], path, path) for path in gone])
 
     def _same_output(self, reader: Reader) -> None:
         """Pictures live below one root; another root is fine only if they were moved there."""

@@ -46,7 +46,7 @@ def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:
 
 @contextmanager
 def log_beside(ledger: Path) -> Iterator[None]:
-    """The run's log, in a file beside the ledger; a thread writes it, so that a slow disk never stalls the loop."""
+    """The run's log, in a file beside the ledger; a thread writes it: a slow disk never stalls the loop."""
     file = logging.FileHandler(ledger.with_name(f"{ledger.name}.log"), encoding="utf-8", errors="backslashreplace")
     file.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()

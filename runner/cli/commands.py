@@ -161,9 +161,9 @@ def models(as_json: AsJson = False) -> None:
 def schema() -> None:
     """JSON Schema of the manifest, with the catalog's enums."""
     from runner.core.catalog import builtin
-    from runner.core.schema import schema as schema_of
+    from runner.core.schema import render
 
-    print(json.dumps(schema_of(builtin()), indent=2, ensure_ascii=False))
+    print(render(builtin()), end="")
 
 
 @cli.command()
@@ -215,7 +215,7 @@ def _emit(value: Any, *, as_json: bool, text: Any) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(text())
+    Console(highlight=False).print(text(), soft_wrap=True)
 
 
 def _write_rows(rows: Any, format_: Format, file: Any) -> None:

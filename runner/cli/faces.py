@@ -20,6 +20,7 @@ from rich.table import Table
 from runner.app.campaign import Plan, price_line
 from runner.app.running import RECENT_S, Watched
 from runner.core.budget import dollars
+from runner.core.errors import RunnerError
 from runner.core.lifecycle import TERMINAL, State
 from runner.engine.rescue import Rescued
 from runner.ledger import JobStatus, OutcomeRow
@@ -72,7 +73,8 @@ class ConsoleFace:
             await self._follow_live(watched)
         while True:
             await anyio.sleep(PLAIN_EVERY_S)
-            self._say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
+            with suppress(RunnerError):  # a look that fails is no reason to stop a run
+                self._say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
 
     def finished(self, status: JobStatus, outcomes: list[OutcomeRow], output: Path) -> None:
         """Print the table by outcome and reason, and what was spent."""
@@ -86,7 +88,7 @@ class ConsoleFace:
     async def _follow_live(self, watched: Watched) -> None:
         bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), console=self.console)
         task = bar.add_task("", total=None, line="")
-        with Live(bar, console=self.console, refresh_per_second=4, transient=True), suppress(OSError):
+        with suppress(OSError, RunnerError), Live(bar, console=self.console, refresh_per_second=4, transient=True):
             while True:
                 status = await anyio.to_thread.run_sync(watched.status)
                 bar.update(

@@ -178,7 +178,7 @@ def replaced(dimensions: Dimensions, own: Mapping[str, tuple[AxisText, ...]], no
     """A prompt's dimensions: the manifest's, with the axes the prompt names replaced."""
     names = [name for dimension in dimensions for name in dimension.names]
     problems = [
-        problem(key, f"unknown axis {key.text!r}{guess(key.text, names)}")
+        problem(key, f"unknown axis {shortened(key.text)!r}{guess(key.text, names)}")
         for key, _ in entries(node)
         if key.text not in names
     ]

@@ -32,7 +32,7 @@ from runner.core.shape import (
     wrong,
 )
 from runner.core.task import Recipe
-from runner.core.yaml12 import Node, Scalar
+from runner.core.yaml12 import Node, Scalar, shortened
 
 CATEGORIES = (
     "HARASSMENT",
@@ -114,7 +114,7 @@ def _not_offered(text: str, what: str, model: Model | None, known: tuple[str, ..
     owner = f"{article} {what}" if model is None else f"{article} {what} of {model.id}"
     offered = f"expected {listed(known)}" if model else f"expected a form such as {listed(known)}"
     suggestion = f"did you mean {near!r}? " if near in known and near != text else ""
-    return f"{text!r} is not {owner}: {suggestion}{offered}"
+    return f"{shortened(text)!r} is not {owner}: {suggestion}{offered}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Thinking(Kind[str]):
         known = LEVELS if model is None else model.thinking
         if level not in known and (model is not None or not re.fullmatch(r"[a-z][a-z_]{0,30}", level)):
             owner = f" of {model.id}" if model else ""
-            raise wrong(node, f"{level!r} is not a thinking level{owner}: expected {listed(known)}")
+            raise wrong(node, f"{shortened(level)!r} is not a thinking level{owner}: expected {listed(known)}")
         return level
 
     def schema(self, catalog: Catalog) -> Schema:
@@ -166,10 +166,11 @@ class Safety(Kind[Mapping[str, str]]):
         problems: list[Problem] = []
         result: dict[str, str] = {}
         for key, value in entries(node):
+            name = shortened(key.text)
             category = key.text.removeprefix(_CATEGORY.prefix)
             threshold = collect(_THRESHOLD, value, scope, problems)
             if category not in CATEGORIES:
-                problems.append(problem(key, f"unknown safety category {key.text!r}{guess(category, CATEGORIES)}"))
+                problems.append(problem(key, f"unknown safety category {name!r}{guess(category, CATEGORIES)}"))
             elif category in result:
                 problems.append(problem(key, f"safety category {category} is given twice"))
             result[category] = threshold or ""

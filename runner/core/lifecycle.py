@@ -183,7 +183,7 @@ class Stopped:
 
     status: int
     reason: str
-    """`key`, `model_gone`, `no_quota`, `credits`, `billing`, `daily`."""
+    """`key`, `model_gone`, `no_quota`, `credits`, `billing`, `daily`, `endpoint` (not the API at all)."""
     message: str
     retry_after_s: float | None = None
 

@@ -89,7 +89,7 @@ def _parts(segment: str, known: Collection[str]) -> tuple[str, ...]:
             raise ValueError(f"{{ext}} may stand only at the end, as {SUFFIX}")
         if name not in known:
             names = ", ".join(f"{{{k}}}" for k in known)
-            raise ValueError(f"unknown field {{{name}}} in the output: expected {names}")
+            raise ValueError(f"unknown field {name!r} in the output: expected {names}")
     _check_literal(segment, parts[::2])
     return tuple(parts)
 

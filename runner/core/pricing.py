@@ -34,7 +34,8 @@ class Tokens:
 
     input: int
     text: int
-    image: int
+    image: int | None
+    """None where pictures came whose tokens nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ class PriceSheet:
         return Quote(nanos, image, text, input_bytes)
 
     def cost(self, tokens: Tokens) -> int | None:
-        """Nano-dollars of what was billed; None if a price it needs is not known."""
+        """Nano-dollars of what was billed; None if a count or a price it needs is not known."""
+        if tokens.image is None:
+            return None
         pairs = (
             (tokens.input, self.prices.input),
             (tokens.text, self.prices.text),
@@ -158,21 +161,20 @@ def billed(answer: Answer, price: PriceSheet, size: str, quote: Quote) -> Tokens
     Itemised IMAGE tokens are image; all other output and thinking are text. Candidates exceed their itemised
     details in most answers by text that is not itemised (gemini-api.md §5.4).
     """
-    pictures = answer.pictures * (price.picture_tokens(size) or 0)
+    each = price.picture_tokens(size) if answer.pictures else 0
+    pictures = None if each is None else answer.pictures * each
     usage = answer.usage
     if usage is None:
         return Tokens(quote.input_tokens, quote.text_tokens, pictures) if answer.pictures else None
     image = pictures if usage.image is None else usage.image
-    return Tokens(usage.prompt, max(0, usage.candidates - image) + usage.thoughts, image)
+    return Tokens(usage.prompt, max(0, usage.candidates - (image or 0)) + usage.thoughts, image)
 
 
 def _answered(answer: Answer, quote: Quote, price: PriceSheet, size: str) -> Settlement:
     tokens = billed(answer, price, size, quote)
     if tokens is None:
         return _held(quote)
-    itemised = answer.usage is not None and answer.usage.image is not None
-    countable = itemised or not answer.pictures or price.picture_tokens(size) is not None
-    return Settlement(AttemptState.SETTLED, price.cost(tokens) if countable else None, tokens)
+    return Settlement(AttemptState.SETTLED, price.cost(tokens), tokens)
 
 
 _RELEASED = Settlement(AttemptState.RELEASED, 0, None)

@@ -4,6 +4,8 @@ No ledger, no pacing, no decision. It takes one frozen, picklable assignment and
 outcome without image bytes, so that it can run as a coroutine here or on another machine.
 """
 
+import anyio
+
 from runner.core.catalog import Model
 from runner.core.lifecycle import Outcome, Pictured
 from runner.core.task import Assignment
@@ -15,9 +17,11 @@ async def execute(task: Assignment, provider: Provider, store: ImageStore) -> Ou
     """Send the request and make the picture durable. What the outside world does is never raised."""
     async with store.landing(task) as landing:
         reply = await provider.render(task, landing)
-        if isinstance(reply, Pictured):
-            return await landing.keep(reply.answer)
-        return reply
+        if not isinstance(reply, Pictured):
+            return reply
+        with anyio.CancelScope(shield=True):  # it is paid for
+            kept = await landing.keep(reply.answer)
+        return kept
 
 
 def assignment(job: str, attempt: Claimed, model: Model | None) -> Assignment:

@@ -24,7 +24,7 @@ TICK_S = 0.001
 class Pace:
     """At most `rpm` requests in any sliding minute, from the first second on and over restarts.
 
-    A bucket of a full minute lets two minutes' worth through in one; a small burst b at rate N-b keeps every window
+    A bucket of a full minute lets two through at once; a small burst b at rate N-b keeps every window
     at N and loses under 2 %. The log of sends makes it exact where claims are slow to commit, because the bucket
     counts permissions and the limit counts requests.
     """

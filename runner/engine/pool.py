@@ -203,6 +203,7 @@ class Pool:
         try:
             outcome = await execute(task, self._provider, self._store)
         except Exception as bug:
+            self._store.stop_waiting()
             self.stop("local", f"a bug: {type(bug).__name__}: {bug}")
             raise
         finally:

@@ -135,8 +135,8 @@ def _reserve(connection: Connection, job_id: int, quote: Quote, cap: Cap, now: f
         "tokens": quote.image_tokens or 0,
         "cap": NO_CAP if cap.nanos is None else cap.nanos,
         "cap_tokens": NO_CAP if cap.image_tokens is None else cap.image_tokens,
-        "no_price": quote.nanos is None,
-        "no_count": quote.image_tokens is None,
+        "no_price": int(quote.nanos is None),
+        "no_count": int(quote.image_tokens is None),
         "now": now,
     }
     return connection.execute(_RESERVE, values).rowcount == 1

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.dialects.sqlite.dml import Insert
 
 from runner.core.lifecycle import State
+from runner.core.paths import fold
 from runner.core.retry import LASTING
 from runner.core.task import Recipe, TaskSpec
 from runner.ledger.facts import Enqueued, InTheWay, JobSpec, Known, Misplaced
@@ -173,7 +174,7 @@ def _told(spec: TaskSpec) -> dict[str, Any]:
     return {
         "prompt_id": spec.prompt_id,
         "stem": spec.stem,
-        "folded": spec.stem.casefold(),
+        "folded": fold(spec.stem),
         "position": spec.position,
         "axes": dict(spec.axes),
         "variant": spec.variant,

@@ -1,5 +1,6 @@
 """The ledger as the rest of the program sees it: opened, locked, written from coroutines, read from threads."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from runner.core.budget import Cap
+from runner.core.errors import LedgerError
 from runner.core.lifecycle import Outcome
 from runner.core.pricing import PriceSheet, Settlement
 from runner.core.retry import LASTING, Move
@@ -145,6 +147,8 @@ class Ledger:
         with ExitStack() as undo:
             lock = undo.enter_context(ledger_lock(path))
             prepare(path, kind, lock, now_utc=now_utc, patience_s=upgrade_patience_s)
+            if not os.access(path, os.W_OK):
+                raise LedgerError(f"{path}: may not be written; check its permissions")
             opened = cls(path, lock, patience_s=write_patience_s)
             undo.pop_all()
         return opened

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite.dml import Insert
 
 from runner.core.budget import Spend
 from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Refused, State, Unstored, Unusable
+from runner.core.paths import fold
 from runner.core.pricing import Settlement
 from runner.core.retry import Move
 from runner.ledger.claim import SPEND, one, spend_of
@@ -134,8 +135,8 @@ def _moved(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Mov
         "due_at": now + move.due_in_s if move.due_in_s else None,
         "reason": move.reason,
         "error": move.error,
-        "a_try": move.counts == "try",
-        "a_refused": move.counts == "refused",
+        "a_try": int(move.counts == "try"),
+        "a_refused": int(move.counts == "refused"),
         "cost": settlement.nanos if settled else 0,
         "unknown": held["reserved_nanos"] if unknown else 0,
         "tokens": settlement.tokens.image if settlement.tokens else 0,
@@ -245,4 +246,4 @@ def relocate(connection: Connection, name: str, moves: Iterable[tuple[str, str, 
 
 def folded_stem(path: str) -> str:
     """A picture's path without its extension, as paths are compared."""
-    return path.rpartition(".")[0].casefold()
+    return fold(path.rpartition(".")[0])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,6 +114,7 @@ class Writer:
         try:
             results = self._transact(group)
         except Exception as error:  # noqa: BLE001  # whatever it is, the waiters must hear of it
+            self._undo()
             failure = _as_local_failure(self._path, error)
             for operation in group:
                 operation.answer.set_exception(failure)
@@ -128,6 +130,12 @@ class Writer:
             if len(group) == 1:
                 return [group[0].work(self._connection)]
             return [_attempt(self._connection, operation.work) for operation in group]
+
+    def _undo(self) -> None:
+        """SQLite leaves a transaction open whose COMMIT failed, and SQLAlchemy takes it for ended."""
+        with suppress(DBAPIError, sqlite3.Error):  # if this fails too, the next BEGIN says so
+            self._connection.rollback()
+            self._connection.connection.rollback()
 
     def _begin(self) -> RootTransaction:
         deadline = time.monotonic() + self._patience_s

@@ -11,7 +11,9 @@ from runner.core.task import TaskSpec
 MODEL = "gemini-3.1-flash-image"
 
 
-def manifest_text(*lines: str, job: str = "job: j", model: str = f"model: {MODEL}", prompts: str = "prompts: [a]") -> str:
+def manifest_text(
+    *lines: str, job: str = "job: j", model: str = f"model: {MODEL}", prompts: str = "prompts: [a]"
+) -> str:
     """A manifest with these top-level lines first replaced or added; each given part is one line or more."""
     return "\n".join((job, model, prompts, *lines)) + "\n"
 

@@ -101,7 +101,10 @@ def test_line_breaks_of_yaml_1_1_are_ordinary_characters(char: str):
         "b": f"x{char}  y\n",
         "c": "\ue000",
     }
-    assert complaint(f"a: {char}\nb: [") == "3:1: not valid YAML: did not find expected node content, while parsing a flow node"
+    assert (
+        complaint(f"a: {char}\nb: [")
+        == "3:1: not valid YAML: did not find expected node content, while parsing a flow node"
+    )
 
 
 def test_aliases_stand_for_their_anchor():
@@ -112,6 +115,14 @@ def test_aliases_stand_for_their_anchor():
         "d": "3",
         "e": "3",
     }
+
+
+def outcome(source: bytes | str) -> object:
+    """The tree, or what is wrong with its first problem."""
+    try:
+        return read(source)
+    except UnreadableError as error:
+        return error.problem.message if min(error.problem.line, error.problem.column) >= 1 else None
 
 
 def bomb() -> str:
@@ -134,9 +145,15 @@ def bomb() -> str:
         (b"a: 1\n---\nb: 2\n", "2:1: a second document begins here: a manifest is one document"),
         (b"a: 1\nb: 2\na: 3", "3:1: duplicate field 'a': first given at 1:1"),
         (b"&k a: 1\n*k : 2", "2:1: duplicate field 'a': first given at 1:1"),
-        (b"<<: {a: 1}", "1:1: merge keys (<<) are not part of YAML 1.2: write the fields out, or alias the whole value"),
+        (
+            b"<<: {a: 1}",
+            "1:1: merge keys (<<) are not part of YAML 1.2: write the fields out, or alias the whole value",
+        ),
         (b"? [a]\n: 1", "1:3: expected a field name, got a list"),
-        (b"a: !!python/object:os.system x", "1:4: tag !!python/object:os.system is not supported: write the value plainly"),
+        (
+            b"a: !!python/object:os.system x",
+            "1:4: tag !!python/object:os.system is not supported: write the value plainly",
+        ),
         (b"a: !env KEY", "1:4: tag !env is not supported: write the value plainly"),
         (b"a: !!binary aGk=", "1:4: tag !!binary is not supported: write the value plainly"),
         (b"a: *x", "1:4: alias *x has no anchor &x before it"),
@@ -146,17 +163,24 @@ def bomb() -> str:
         (b"a: 'x", "1:6: not valid YAML: found unexpected end of stream, while scanning a quoted scalar"),
         (
             b"a: look: here",
-            "1:8: not valid YAML: mapping values are not allowed in this context (a text that holds ': ' needs quotes)",
+            (
+                "1:8: not valid YAML: mapping values are not allowed in this context "
+                "(a text that holds ': ' needs quotes)"
+            ),
         ),
         (
             b"a: {style} cat",
-            "1:12: not valid YAML: did not find expected key, while parsing a block mapping "
-            "(a text that begins with '{', '[' or a quote needs quotes around all of it)",
+            (
+                "1:12: not valid YAML: did not find expected key, while parsing a block mapping "
+                "(a text that begins with '{', '[' or a quote needs quotes around all of it)"
+            ),
         ),
         (
             b"a: @me",
-            "1:4: not valid YAML: found character that cannot start any token, while scanning for the next token "
-            "(a text that begins with this character needs quotes)",
+            (
+                "1:4: not valid YAML: found character that cannot start any token, "
+                "while scanning for the next token (a text that begins with this character needs quotes)"
+            ),
         ),
     ],
 )
@@ -165,7 +189,7 @@ def test_what_cannot_be_read_is_said_with_its_place(source: bytes | str, message
 
 
 def test_an_alias_bomb_is_refused():
-    assert complaint(bomb()) == "7:14: aliases stand for more than 1,000,000 nodes"
+    assert complaint(bomb()) == "7:10: aliases stand for more than 1,000,000 nodes"
     long_text = "a: &a '" + "x" * 1_000_000 + "'\nb: [" + ", ".join(["*a"] * 20) + "]"
     assert complaint(long_text).endswith("aliases stand for more than 1,000,000 nodes")
 
@@ -174,31 +198,25 @@ def test_sixteen_megabytes_are_read_and_no_more():
     text = b"a: '" + b"x" * (MAX_BYTES - 5) + b"'"
     assert len(text) == MAX_BYTES
     read(text)
-    message = "1:1: the manifest has 16,777,217 bytes: at most 16,777,216 (16 MB); long prompt lists belong in files"
+    message = (
+        "1:1: the manifest has 16,777,217 bytes: at most 16,777,216 (16 MB); long prompt lists belong in files"
+    )
     assert complaint(text + b"\n") == message
     assert complaint((text + b"\n").decode()) == message
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_by_name(source: bytes):
-    try:
-        read(source)
-    except UnreadableError as error:
-        assert error.problem.line >= 1
-        assert error.problem.column >= 1
+    assert outcome(source)
 
 
 @given(st.text(st.sampled_from("ab1 :-[]{},'\"|>&*!#%@`?\n\t~<\u2028é"), max_size=60))
 @settings(max_examples=300)
 def test_any_text_of_yaml_signs_is_read_or_refused_by_name(source: str):
-    try:
-        read(source)
-    except UnreadableError as error:
-        assert error.problem.message
+    assert outcome(source)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
+@given(st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"], exclude_characters="\x7f")))
 def test_a_text_in_json_quotes_comes_back_as_it_was(text: str):
-    # outside the first plane JSON escapes by surrogates, which YAML has not
-    if max(map(ord, text), default=0) < 0x10000:
-        assert tree(f"[{quoted(text)}]") == [text]
+    # not beyond the first plane, where JSON escapes by surrogates, nor DEL, which it does not escape
+    assert tree(f"[{quoted(text)}]") == [text]

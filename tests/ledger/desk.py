@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -87,14 +88,22 @@ class Desk:
     def url(self) -> str:
         return f"sqlite:///{self.path}"
 
+    @cached_property
+    def _writing(self):
+        return writing(self.path)
+
+    @cached_property
+    def _reading(self):
+        return reading(self.path)
+
     @contextmanager
     def write(self):
-        with writing(self.path).begin() as connection:
+        with self._writing.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self):
-        with reading(self.path).connect() as connection:
+        with self._reading.connect() as connection:
             yield connection
 
     def enqueue(self, tasks: Iterable[TaskSpec], *, cap: Cap | None = None, requeue_failed=True) -> Enqueued:

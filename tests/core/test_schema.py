@@ -1,0 +1,102 @@
+"""The JSON Schema: kept beside the examples, accepts them, and refuses what the parser refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.core.catalog import builtin
+from runner.core.manifest import parse
+from runner.core.matrix import expand
+from runner.core.schema import render, schema
+from tests.core.manifests import manifest_text, problems
+
+JOBS = Path(__file__).parents[2] / "jobs"
+SCHEMA = JOBS / "bulkrender.schema.json"
+EXAMPLES = sorted(JOBS.glob("*.yaml"))
+
+BAD = [
+    "verfy: full",
+    "variants: 0",
+    "variants: two",
+    "lane: fast",
+    "limits: {rps: 1}",
+    "limits: {tpm: 1}",
+    "budget: {usd: -1}",
+    "budget: {usd: much}",
+    "generation: {modalities: [AUDIO]}",
+    "generation: {safety: {HARASMENT: OFF}}",
+    "matrix: {size: 1k}",
+    "matrix: {aspect: [16x9]}",
+    "matrix: {style: []}",
+    "matrix: {model: [a]}",
+    "matrix: {art style: a}",
+    "matrix: {exclude: [{size: [1K]}]}",
+    "matrix: {settings: [{where: {size: 1K}}]}",
+    "matrix: {zip: [{a: [1]}]}",
+]
+BAD_PROMPTS = ["prompts: []", "prompts: a", "prompts: [{id: a}]", "prompts: [{from: a}]", "prompts: [{txt: a}]"]
+
+
+def check(schema_file: Path, *files: Path) -> set[str]:
+    """Names of the files that do not fit the schema."""
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--output-format",
+        "json",
+        "--schemafile",
+        str(schema_file),
+    ]
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    assert not report.get("parse_errors")
+    return {Path(error["filename"]).name for error in report.get("errors", [])}
+
+
+def test_the_schema_in_the_repository_is_up_to_date():
+    """If not: `bulkrender schema > jobs/bulkrender.schema.json`."""
+    assert SCHEMA.read_text(encoding="utf-8") == render(builtin())
+
+
+def test_every_example_is_accepted_by_schema_and_parser():
+    assert len(EXAMPLES) >= 6
+    assert check(SCHEMA, *EXAMPLES) == set()
+    for example in EXAMPLES:
+        assert expand(parse(example.read_bytes(), example.name, builtin()), builtin())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_names_its_schema_in_the_first_line(example: Path):
+    first = example.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# yaml-language-server: $schema=bulkrender.schema.json"
+
+
+def test_the_first_job_is_small():
+    example = JOBS / "banana-poster.yaml"
+    manifest = parse(example.read_bytes(), example.name, builtin())
+    assert (manifest.job, manifest.budget.cap_nanos) == ("banana-poster", 2_000_000_000)
+    made = expand(manifest, builtin())
+    assert len(made) == 8
+    assert {task.size for task in made} <= {"512", "1K"}
+
+
+def test_schema_and_parser_refuse_the_same(tmp_path: Path):
+    texts = [manifest_text(line) for line in BAD] + [manifest_text(prompts=prompts) for prompts in BAD_PROMPTS]
+    texts += [manifest_text(job="variants: 1"), manifest_text(model="variants: 1"), "- a\n"]
+    files = [tmp_path / f"{n}.yaml" for n in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text, encoding="utf-8")
+        assert problems(text), text
+    assert {file.name for file in files} - check(SCHEMA, *files) == set()
+
+
+def test_the_schema_has_the_catalogs_words():
+    properties = schema(builtin())["properties"]
+    assert set(builtin().models) == set(properties["model"]["anyOf"][0]["enum"])
+    sizes = properties["matrix"]["properties"]["size"]["anyOf"][0]["enum"]
+    assert sizes == ["512", "1K", "2K", "4K", "0.5K", 512]
+    assert all("description" in field for field in properties.values())

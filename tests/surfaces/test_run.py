@@ -1,0 +1,243 @@
+"""`plan`, `run`, `status`, `export` as a person and a program see them, over the life of a job."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+INPUT, TEXT, IMAGE = 250, 1_500, 60_000
+"""Nano-dollars a token, from the owner's price sheet."""
+
+COLUMNS = """key, job, prompt_id, prompt, model, lane, size, aspect, variant, axes, state, path, sha256, bytes,
+mime, width, height, image_tokens, cost_usd, unknown_usd, attempts, finish_reason, error, text, response_id"""
+
+
+def bill(service):
+    return [json.loads(line) for line in (service[0] / "bill.jsonl").read_text().splitlines()]
+
+
+def billed_usd(lines):
+    nanos = sum(line["input"] * INPUT + line["text"] * TEXT + line["image"] * IMAGE for line in lines)
+    return Decimal(nanos) / 10**9
+
+
+@pytest.fixture
+def bought(service):
+    """Bill lines of this test alone."""
+    path = service[0] / "bill.jsonl"
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    return lambda: bill(service)[before:]
+
+
+def pictures(home):
+    return sorted(str(path.relative_to(home / "renders")) for path in (home / "renders").rglob("*.jpg"))
+
+
+def test_a_plan_buys_nothing_and_changes_nothing(live, manifest, home, bought):
+    result = live("plan", manifest("budget: {usd: 1}"), "--json")
+    answer = json.loads(result.out)
+    worst = 2 * (747 * IMAGE + 1_500 * TEXT + 5 * INPUT)
+    assert result.code == 0
+    assert answer["tasks"] == {"total": 2, "new": 2, "retry": 0, "done": 0, "orphaned": 0}
+    assert Decimal(answer["projected"]["max_usd"]) == Decimal(worst) / 10**9
+    assert Decimal(answer["projected"]["usd"]) < Decimal(answer["projected"]["max_usd"])
+    assert answer["projected"]["image_tokens"] == 2 * 747
+    assert answer["cap"] == {"usd": "1.00", "image_tokens": None}
+    assert answer["fits"] is True
+    assert [path.name for path in home.iterdir()] == ["j.yaml"]
+    assert not bought()
+
+
+def test_a_plan_that_does_not_fit_says_so(live, manifest):
+    result = live("plan", manifest("budget: {usd: 0.05}"))
+    assert result.code == 3
+    assert "does not fit the cap" in result.out
+    assert "the cap cuts after task 1 of 2" in result.out.replace("\n", " ")
+
+
+def test_a_run_ends_with_pictures_a_receipt_and_the_objects_of_the_design(live, manifest, home, bought):
+    result = live("run", manifest("budget: {usd: 1}"), "--json")
+    answer = json.loads(result.out)
+    assert result.code == 0
+    assert list(answer) == ["job", "tasks", "spend", "cap", "halted", "reason", "exit_code"]
+    assert answer["tasks"] == {
+        "total": 2, "queued": 0, "running": 0, "submitted": 0, "succeeded": 2, "refused": 0, "failed": 0,
+    }  # fmt: skip
+    assert Decimal(answer["spend"]["usd"]) == billed_usd(bought())
+    assert answer["spend"]["image_tokens"] == 2 * 747
+    assert pictures(home) == ["j/a/512-1x1-1.jpg", "j/b/512-1x1-1.jpg"]
+    assert "2 tasks to buy" in result.err
+    assert "2 of 2 pictures" in result.err
+    assert json.loads(live("status", "j", "--json").out) == answer
+
+
+def test_running_again_is_resuming_and_buys_nothing(live, manifest, bought):
+    path = manifest()
+    first = json.loads(live("run", path, "--json").out)
+    count = len(bought())
+    assert json.loads(live("run", path, "--json").out) == first
+    assert len(bought()) == count
+
+
+def test_an_edited_manifest_buys_only_the_difference(live, manifest, home, bought):
+    live("run", manifest())
+    count = len(bought())
+    wider = manifest(size="[512, 1K]")
+    planned = json.loads(live("plan", wider, "--json").out)
+    assert planned["tasks"] == {"total": 4, "new": 2, "retry": 0, "done": 2, "orphaned": 0}
+    live("run", wider)
+    assert len(bought()) == count + 2
+    assert len(pictures(home)) == 4
+
+
+def test_orphans_keep_their_pictures_and_their_spend(live, manifest, home):
+    first = json.loads(live("run", manifest(), "--json").out)
+    fewer = manifest(prompts="[{id: a, text: a cat}]")
+    assert json.loads(live("plan", fewer, "--json").out)["tasks"]["orphaned"] == 1
+    answer = json.loads(live("run", fewer, "--json").out)
+    assert answer["tasks"]["total"] == 1
+    assert answer["spend"]["usd"] == first["spend"]["usd"]
+    assert len(pictures(home)) == 2
+    assert len(live("export", "j").out.splitlines()) == 1
+    assert len(live("export", "j", "--all").out.splitlines()) == 2
+
+
+def test_a_renamed_prompt_moves_its_picture(live, manifest, home, bought):
+    live("run", manifest())
+    before = (home / "renders/j/a/512-1x1-1.jpg").read_bytes()
+    count = len(bought())
+    live("run", manifest(prompts="[{id: cat, text: a cat}, {id: b, text: a dog}]"))
+    assert (home / "renders/j/cat/512-1x1-1.jpg").read_bytes() == before
+    assert (home / "renders/j/cat/512-1x1-1.json").exists()
+    assert not (home / "renders/j/a/512-1x1-1.jpg").exists()
+    assert len(bought()) == count
+
+
+def test_swapped_ids_swap_their_pictures(live, manifest, home, bought):
+    live("run", manifest())
+    cat = (home / "renders/j/a/512-1x1-1.jpg").read_bytes()
+    count = len(bought())
+    live("run", manifest(prompts="[{id: b, text: a cat}, {id: a, text: a dog}]"))
+    assert (home / "renders/j/b/512-1x1-1.jpg").read_bytes() == cat
+    assert len(bought()) == count
+
+
+def test_an_edited_prompt_supersedes_its_picture_and_editing_back_restores_it(live, manifest, home, bought):
+    live("run", manifest())
+    target = home / "renders/j/a/512-1x1-1.jpg"
+    cat = target.read_bytes()
+    tiger = manifest(prompts="[{id: a, text: a tiger}, {id: b, text: a dog}]")
+    assert live("plan", tiger).code == 0
+    assert live("run", tiger).code == 0
+    assert target.read_bytes() != cat
+    [kept] = (home / "renders/j/a/superseded").glob("*.jpg")
+    assert kept.read_bytes() == cat
+    count = len(bought())
+    assert live("run", manifest()).code == 0
+    assert target.read_bytes() == cat
+    assert len(bought()) == count
+
+
+def test_the_cap_cuts_spread_over_the_prompts_and_raising_it_goes_on(live, manifest, home):
+    path = manifest("variants: 3")
+    result = live("run", path, "--budget", "0.14", "--concurrency", "1", "--json")
+    answer = json.loads(result.out)
+    assert (result.code, answer["halted"]) == (3, "budget")
+    assert Decimal(answer["spend"]["usd"]) <= Decimal("0.14")
+    assert {name.split("/")[1] for name in pictures(home)} == {"a", "b"}
+    more = json.loads(live("run", path, "--budget", "5", "--json").out)
+    assert (more["exit_code"], more["tasks"]["succeeded"]) == (0, 6)
+
+
+def test_a_cap_in_image_tokens(live, manifest):
+    answer = json.loads(live("run", manifest("budget: {image_tokens: 800}"), "--json").out)
+    assert (answer["exit_code"], answer["halted"]) == (3, "budget")
+    assert answer["spend"]["image_tokens"] == 747
+
+
+def test_on_exceed_refuse_starts_nothing(live, manifest, bought):
+    result = live("run", manifest("budget: {usd: 0.05, on_exceed: refuse}"), "--json")
+    answer = json.loads(result.out)
+    assert (result.code, answer["halted"]) == (3, "budget")
+    assert not bought()
+
+
+def test_unknown_prices_are_null_never_zero(command, manifest, tmp_path, monkeypatch):
+    from tests.sandbox.process import sandbox_process
+
+    lite = manifest(size="[1K]")
+    lite.write_text(lite.read_text().replace("gemini-3.1-flash-image-preview", "gemini-3.1-flash-lite-image"))
+    monkeypatch.setenv("GEMINI_API_KEY", "sandbox")
+    with sandbox_process(tmp_path / "lite", port=0, latency_s=0.0) as base_url:
+        answer = json.loads(command("run", lite, "--base-url", base_url, "--json").out)
+    assert answer["exit_code"] == 0
+    assert answer["spend"]["usd"] is None
+    assert answer["spend"]["image_tokens"] == 2 * 1_120
+    row = json.loads(command("export", "j").out.splitlines()[0])
+    assert row["cost_usd"] is None
+
+
+def test_several_jobs_run_one_after_another(live, manifest):
+    one, two = manifest(name="one.yaml"), manifest(name="two.yaml")
+    two.write_text(two.read_text().replace("job: j", "job: k"))
+    answer = json.loads(live("run", one, two, "--json").out)
+    assert [job["job"] for job in answer["jobs"]] == ["j", "k"]
+    assert answer["exit_code"] == 0
+    assert "k" in live("status").out
+
+
+def test_an_export_has_one_row_a_task(live, manifest, home):
+    live("run", manifest("generation: {modalities: [IMAGE, TEXT]}\nvariants: 8"))
+    rows = [json.loads(line) for line in live("export", "j").out.splitlines()]
+    assert set(COLUMNS.replace(",", " ").split()) <= set(rows[0])
+    assert len(rows) == 16
+    assert {(row["state"], row["lane"], row["size"]) for row in rows} == {("succeeded", "standard", "512")}
+    assert any(row["text"] for row in rows)
+    assert (home / "renders" / rows[0]["path"]).stat().st_size == rows[0]["bytes"]
+    live("export", "j", "--format", "csv", "--to", "rows.csv")
+    table = list(csv.DictReader(io.StringIO(Path("rows.csv").read_text())))
+    assert [row["prompt"] for row in table] == ["a cat", "a dog"] * 8
+    assert [row["cost_usd"] for row in table] == [row["cost_usd"] for row in rows]
+
+
+def test_the_key_is_nowhere(live, manifest, home, monkeypatch, tmp_path):
+    from tests.sandbox.process import sandbox_process
+
+    secret = "AIza-very-secret-key-0123456789"
+    monkeypatch.setenv("GEMINI_API_KEY", secret)
+    with sandbox_process(tmp_path / "keyed", port=0, latency_s=0.0, key=secret, faults="storm") as base_url:
+        result = live("run", manifest("variants: 10"), "--base-url", base_url)
+    assert secret not in result.out + result.err
+    for path in home.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_base_url_with_a_path_prefix_is_kept_as_the_quotas_name(live, manifest, service):
+    assert live("run", manifest(), "--base-url", service[1] + "/").code == 0
+
+
+def test_models_shows_prices_source_and_date(command):
+    text = command("models").out
+    for piece in (
+        "gemini-3.1-flash-image-preview",
+        "shutdown 2026-06-25",
+        "2520",
+        "$0.0672",
+        "[owner]",
+        "2026-11-22",
+    ):
+        assert piece in text
+    answer = json.loads(command("models", "--json").out)
+    owners = answer["models"][0]
+    assert owners["prices"]["standard"] == {"input": "0.25", "text": "1.50", "image": "60.00"}
+    assert owners["prices"]["batch"] == {"input": "0.125", "text": "0.75", "image": "30.00"}
+    assert owners["sizes"]["4K"]["pixels"]["21:9"] == "6336x2688"
+
+
+def test_the_schema_is_printed(command):
+    answer = json.loads(command("schema").out)
+    assert "prompts" in answer["properties"]
