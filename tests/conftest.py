@@ -1,0 +1,31 @@
+"""Settings of all tests: a blocking call of the runner on an event loop is an error."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+WATCHED = ["runner.core", "runner.ledger", "runner.engine", "runner.adapters", "runner.app", "runner.cli"]
+"""Not the sandbox: it writes its bill before it answers, on purpose."""
+
+NOT_WHILE_REQUESTS_ARE_OUT = {
+    "runner/core/catalog.py": {"builtin"},
+    "runner/ledger/ledger.py": {"open", "close"},
+    "runner/adapters/gemini.py": {"__init__"},
+    "runner/app/running.py": {"__init__", "prepare", "_run_job", "_endpoint"},
+    "runner/app/child.py": {"sandbox_child"},
+    "runner/cli/faces.py": {"announce"},
+    "tests/engine/test_pool.py": {"_run"},
+    "tests/adapters/test_storage_refusing.py": {"hear"},
+}
+"""Nothing waits for the loop while a run starts or ends."""
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """Whatever blocks belongs in a thread: a stalled loop is late for time-outs and pacing."""
+    with blockbuster_ctx(WATCHED) as watching:
+        for function in watching.functions.values():
+            for file, names in NOT_WHILE_REQUESTS_ARE_OUT.items():
+                function.can_block_in(file, names)
+        yield watching
