@@ -57,8 +57,7 @@ class _Judged:
 def read_answer(body: bytes | bytearray, *, asked: str, tier: str | None, sink: Sink) -> Reply:
     """The reply of a 200, its last picture written to `sink`.
 
-    `asked` is the model of the request, `tier` what the header `x-gemini-service-tier` said. `body` is emptied
-    where it can be: it is the largest thing in memory.
+    `asked` is the model of the request, `tier` what the header `x-gemini-service-tier` said.
     """
     try:
         data = _unwrapped(load(body))
@@ -66,8 +65,6 @@ def read_answer(body: bytes | bytearray, *, asked: str, tier: str | None, sink: 
         return Lost("not_an_answer", f"the answer is not JSON: {excerpt(body) or 'empty'}")
     if not _is_answer(data):
         return Lost("not_an_answer", f"the answer holds no candidates: {excerpt(body)}")
-    if isinstance(body, bytearray):
-        body.clear()
     judged = _take_apart(mapping(data), asked, tier)
     del data
     return _judge(judged, sink)

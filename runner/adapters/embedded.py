@@ -11,6 +11,7 @@ import pybase64
 from runner.adapters.wire import mapping, words
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_HEAD = 200
 _BLANK = b" \t\r\n\v\f"
 _OPAQUE = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _MARKDOWN_LINK = re.compile(r"!\[[^\]\n]{0,500}\]\(\s*(https?://[^\s)]+)")
@@ -23,7 +24,7 @@ class Embedded:
     """One picture as the answer carries it."""
 
     mime: str
-    data: str
+    data: str | memoryview
     """Base64 in either alphabet."""
 
 
@@ -73,7 +74,7 @@ def _inline(raw: dict[str, Any]) -> Embedded | None:
     if not raw or not (mime.lower().startswith("image/") or mime.lower() in _OPAQUE):
         return None
     data = raw.get("data")
-    return Embedded(mime or "application/octet-stream", data if isinstance(data, str) else "")
+    return Embedded(mime or "application/octet-stream", data if isinstance(data, str | memoryview) else "")
 
 
 def cut_data_uris(text: str) -> tuple[str, list[Embedded]]:
@@ -120,21 +121,24 @@ def _host(uri: str) -> str:
     return "/".join(uri.split("/", 3)[:3])
 
 
-def decode(data: str) -> bytes | None:
+def decode(data: str | memoryview) -> bytes | None:
     """The bytes of base64, None if it is broken (gemini-api.md §4.4, §11).
 
     Either alphabet, padded or not, white space inside, a data URI's head before it.
     """
-    if data.startswith("data:"):
+    if isinstance(data, str) and data.startswith("data:"):
         data = data[data.find(",") + 1 :]
+    elif isinstance(data, memoryview) and bytes(data[:5]) == b"data:":
+        data = data[bytes(data[:_HEAD]).find(b",") + 1 :]
     try:
         return pybase64.b64decode(data, validate=True)
     except (Base64Error, ValueError):
         return _decode_leniently(data)
 
 
-def _decode_leniently(data: str) -> bytes | None:
-    raw = data.encode("utf-8", "replace").translate(_URL_SAFE, _BLANK).rstrip(b"=")
+def _decode_leniently(data: str | memoryview) -> bytes | None:
+    raw = data.encode("utf-8", "replace") if isinstance(data, str) else bytes(data)
+    raw = raw.translate(_URL_SAFE, _BLANK).rstrip(b"=")
     try:
         return pybase64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (Base64Error, ValueError):

@@ -19,9 +19,9 @@ async def execute(task: Assignment, provider: Provider, store: ImageStore) -> Ou
         reply = await provider.render(task, landing)
         if not isinstance(reply, Pictured):
             return reply
-        with anyio.CancelScope(shield=True):  # it is paid for
-            kept = await landing.keep(reply.answer)
-        return kept
+        with anyio.CancelScope(shield=True):  # it is paid for: no cancellation may leave it half kept
+            outcome: Outcome = await landing.keep(reply.answer)
+        return outcome
 
 
 def assignment(job: str, attempt: Claimed, model: Model | None) -> Assignment:
