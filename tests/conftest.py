@@ -16,6 +16,7 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
     "runner/app/child.py": {"sandbox_child"},
     "runner/cli/faces.py": {"announce"},
     "tests/engine/test_pool.py": {"_run"},
+    "tests/ledger/test_writer.py": {"main", "run", "work"},
     "tests/adapters/test_storage_refusing.py": {"grow"},
 }
 """Nothing waits for the loop while a run starts or ends."""

@@ -116,6 +116,8 @@ def _recover(folder: OutputFolder, task: Assignment, place: Path) -> Made | Unus
             return sidecar.outcome(folder.relative(place / sidecar.file))
         if folder.fits(sidecar, part_of(place, task)):
             return Delivery(folder, task, sidecar, None).land()
+        if folder.files.kind(place / sidecar.file) is None:
+            folder.remove(path)  # it describes a picture that never arrived
     return None
 
 

@@ -4,9 +4,11 @@ import logging
 import logging.handlers
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
@@ -17,6 +19,10 @@ from runner.app.views import Json, job_object, jobs_object
 from runner.core.errors import ManifestError, RunnerError, UsageError
 from runner.ledger import Ledger
 
+log = logging.getLogger("bulkrender")
+
+T = TypeVar("T")
+
 
 def run_manifests(paths: Sequence[Path], options: Options, environment: Mapping[str, str], face: Face) -> Json:
     """Run the manifests; the JSON object of the run. Raises RunnerError where nothing was recorded."""
@@ -24,8 +30,19 @@ def run_manifests(paths: Sequence[Path], options: Options, environment: Mapping[
     campaigns = load_all(paths, settings)
     read_key(settings)
     with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger, log_beside(ledger.path):
-        finished = anyio.run(run_jobs, campaigns, settings, ledger, face)
+        finished = _logged(partial(anyio.run, run_jobs, campaigns, settings, ledger, face))
     return jobs_object([job_object(status) for status in finished])
+
+
+def _logged(work: Callable[[], T]) -> T:
+    """Do the work; a bug leaves its traceback in the log, where a report of it needs it."""
+    try:
+        return work()
+    except RunnerError:
+        raise
+    except Exception:
+        log.exception("the run ended in an error nobody foresaw")
+        raise
 
 
 def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:
@@ -52,7 +69,6 @@ def log_beside(ledger: Path) -> Iterator[None]:
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = logging.handlers.QueueHandler(lines)
     listener = logging.handlers.QueueListener(lines, file)
-    log = logging.getLogger("bulkrender")
     log.setLevel(logging.INFO)
     log.propagate = False  # the terminal has its own lines
     log.addHandler(handler)

@@ -1,22 +1,22 @@
 """The command line: read arguments, call the app, print, exit."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from runner.core.errors import LocalFailureError, RunnerError
-
-log = logging.getLogger("bulkrender")
 
 
 def main() -> NoReturn:
     """Entry point of `bulkrender`: every error a person can act on is one clear line and an exit code."""
     from runner.cli.commands import cli
 
-    sys.exit(guarded(cli, wants_json="--json" in sys.argv[1:]))
+    code = guarded(cli, wants_json="--json" in sys.argv[1:])
+    _flush()
+    sys.exit(code)
 
 
 def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
@@ -28,7 +28,6 @@ def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; run again to resume", 130, wants_json=wants_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's flush is quiet
         return 1
     except RunnerError as error:
         return _fail(str(error), error.exit_code, wants_json=wants_json)
@@ -37,6 +36,15 @@ def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is told, not thrown at people
         return _fail_bug(error, wants_json=wants_json)
     return 0
+
+
+def _flush() -> None:
+    """Write what is buffered; where nobody reads any more, keep the interpreter from trying: it would exit 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail_group(group: BaseExceptionGroup, *, wants_json: bool) -> int:
@@ -55,7 +63,6 @@ def _leaves(group: BaseExceptionGroup[RunnerError]) -> list[RunnerError]:
 
 
 def _fail_bug(error: BaseException, *, wants_json: bool) -> int:
-    log.error("a bug in bulkrender", exc_info=error)
     kind = type(error).__name__
     return _fail(
         f"this is a bug in bulkrender ({kind}: {error}); the ledger is intact, run again to resume, "
@@ -66,8 +73,9 @@ def _fail_bug(error: BaseException, *, wants_json: bool) -> int:
 
 
 def _fail(message: str, code: int, *, wants_json: bool) -> int:
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    with suppress(OSError):
+        for line in message.splitlines():
+            print(f"error: {line}", file=sys.stderr)
     if wants_json:
         print(json.dumps({"error": message, "exit_code": code}))
     return code

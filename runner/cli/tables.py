@@ -15,6 +15,7 @@ from runner.cli.faces import ended, rate_and_eta, spend_against_cap
 from runner.core.budget import dollars
 from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
+from runner.ledger import JobStatus
 
 WATCH_EVERY_S = 1.0
 
@@ -30,32 +31,21 @@ def plan_table(plan: Plan) -> RenderableType:
 
 
 def status_table(report: StatusReport) -> RenderableType:
-    """One row a job."""
-    columns = (
-        "job",
-        "done",
-        "queued",
-        "running",
-        "succeeded",
-        "refused",
-        "failed",
-        "spend",
-        "rate, ETA",
-        "stopped by",
-    )
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for job in report.jobs:
-        states = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.REFUSED, State.FAILED)
-        halted = f"{job.halted}: {job.reason}" if job.halted else "-"
-        table.add_row(
-            escape(job.job),
-            f"{ended(job)}/{job.total}",
-            *(str(job.tasks[state]) for state in states),
-            spend_against_cap(job),
-            ", ".join(rate_and_eta(job)),
-            escape(halted),
-        )
-    return table
+    """A few lines a job."""
+    return Group(*(escape(line) for job in report.jobs for line in _status_lines(job)))
+
+
+def _status_lines(job: JobStatus) -> list[str]:
+    counts = [f"{job.tasks[state]} {state.value}" for state in State if job.tasks[state]]
+    if job.orphaned:
+        counts.append(f"{job.orphaned} orphaned")
+    lines = [
+        f"{job.job}: {ended(job)} of {job.total} done ({', '.join(counts) or 'no tasks'})",
+        f"  {', '.join([spend_against_cap(job), *rate_and_eta(job)])}",
+    ]
+    if job.halted:
+        lines.append(f"  stopped ({job.halted}): {job.reason}")
+    return lines
 
 
 def watch_status(read: Callable[[], StatusReport]) -> None:

@@ -122,7 +122,9 @@ def _budget(usd: int | None = None, image_tokens: int | None = None, **rest: Any
 LIMITS = Record(
     Limits,
     {
-        "rpm": Field(Whole(), "Requests a minute. Without it the runner finds a rate by itself."),
+        "rpm": Field(
+            Whole(), "Requests a minute. Without it concurrency and the provider's refusals set the pace."
+        ),
         "concurrency": Field(Whole(), "Requests in flight at most."),
         "request_timeout_s": Field(Seconds(), "Seconds to the first byte of an answer. Default: 360."),
         "max_tasks": Field(Whole(), "More tasks than this are an error."),

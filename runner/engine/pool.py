@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from runner.core.budget import Cap, dollars
+from runner.core.budget import Cap, dollars, fits
 from runner.core.catalog import Model
 from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import Interrupted, Outcome, Stopped, Throttled, Unreached, Unstored
@@ -243,10 +243,15 @@ class Pool:
 
 
 def _does_not_fit(claim: OverBudget, cap: Cap) -> str:
-    limits = []
-    if cap.nanos is not None:
-        cost = "an unknown price" if claim.quote.nanos is None else f"${dollars(claim.quote.nanos)}"
-        limits.append(f"{cost} would pass the cap of ${dollars(cap.nanos)}")
-    if cap.image_tokens is not None:
-        limits.append(f"{claim.quote.image_tokens} image tokens would pass the cap of {cap.image_tokens}")
-    return f"the next task ({claim.key}) at worst: {', or '.join(limits)}"
+    """Which cap the next task would pass, and by what."""
+    quote, spend = claim.quote, claim.spend
+    binding = []
+    if not fits(spend, Cap(nanos=cap.nanos), quote):
+        worst = "an unknown price" if quote.nanos is None else f"${dollars(quote.nanos)}"
+        binding.append(
+            f"{worst} on top of ${dollars(spend.held)} would pass the cap of ${dollars(cap.nanos or 0)}"
+        )
+    if not fits(spend, Cap(image_tokens=cap.image_tokens), quote):
+        tokens = f"{quote.image_tokens} image tokens on top of {spend.held_image_tokens}"
+        binding.append(f"{tokens} would pass the cap of {cap.image_tokens}")
+    return f"the next task ({claim.stem}) at worst: {'; '.join(binding)}"

@@ -106,7 +106,7 @@ def claim(
         return _nothing_due(connection, standing)
     quote = _quote(connection, due, sheet)
     if not (fits(spend_of(standing), cap, quote) and _reserve(connection, standing["id"], quote, cap, now)):
-        return OverBudget(quote, due["key"])
+        return OverBudget(quote, due["key"], due["stem"], spend_of(standing))
     one(connection.execute(_START, {"task_id": due["id"]}).rowcount)
     claimed = claimed_of(due, job=name, token=token, number=due["attempts"] + 1, quote=quote, started_at=now)
     connection.execute(insert(attempt), _attempt_row(claimed, standing["id"], endpoint))

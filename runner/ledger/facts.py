@@ -90,6 +90,9 @@ class OverBudget:
 
     quote: Quote
     key: str
+    stem: str
+    spend: Spend
+    """What was spent and held when it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
