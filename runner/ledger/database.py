@@ -123,12 +123,16 @@ def _connect(address: str, busy_timeout_s: float, *, query_only: bool) -> sqlite
     connection = sqlite3.connect(
         address, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA cache_size = -65536")
-    connection.execute("PRAGMA journal_size_limit = 67108864")  # shrinks again after a bulk load
-    if query_only:
-        connection.execute("PRAGMA query_only = ON")
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA journal_size_limit = 67108864")  # shrinks again after a bulk load
+        if query_only:
+            connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error:  # not a database, or one that is busy
+        connection.close()
+        raise
     return connection
 
 
