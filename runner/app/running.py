@@ -57,6 +57,8 @@ class Watched:
     pool: Pool
     status: Callable[[], JobStatus]
     """Reads the ledger; blocks."""
+    started_at: float
+    """UTC; the rate is that of this run."""
 
 
 def folder_store(campaign: Campaign, settings: Settings, on_blocked: Callable[[str | None], None]) -> FolderStore:
@@ -150,7 +152,7 @@ class JobRun:
         )
         async with anyio.create_task_group() as beside:
             beside.start_soon(_heed_signals, pool, self.settings.options.grace_s)
-            beside.start_soon(self.face.follow, Watched(pool, self.status))
+            beside.start_soon(self.face.follow, Watched(pool, self.status, self.clock.utc()))
             ending = await pool.drain()
             beside.cancel_scope.cancel()
         await self._halt(ending)

@@ -5,6 +5,7 @@ A terminal that vanished raises OSError at the next line; the run goes on, its l
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -122,15 +123,15 @@ def progress_line(status: JobStatus, watched: Watched) -> str:
 def details(status: JobStatus, watched: Watched) -> str:
     """In flight, rate, spend against cap, ETA, and what holds it back."""
     parts = [f"{watched.pool.in_flight} in flight"]
-    parts += [*rate_and_eta(status), spend_against_cap(status)]
+    parts += [*rate_and_eta(status, time.time() - watched.started_at), spend_against_cap(status)]
     if watched.pool.holding:
         parts.append(f"held back by {watched.pool.holding}")
     return ", ".join(parts)
 
 
-def rate_and_eta(status: JobStatus) -> list[str]:
-    """Pictures a minute over the last minute, and when all is done at that rate."""
-    a_minute = status.recent_successes * 60 / RECENT_S
+def rate_and_eta(status: JobStatus, window_s: float = RECENT_S) -> list[str]:
+    """Pictures a minute over the last `window_s`, and when all is done at that rate."""
+    a_minute = status.recent_successes * 60 / min(RECENT_S, max(1.0, window_s))
     parts = [f"{a_minute:.0f} images/min"]
     left = status.total - ended(status)
     if a_minute and left:

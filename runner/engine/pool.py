@@ -161,7 +161,8 @@ class Pool:
 
     async def _clear_to_send(self) -> None:
         """Return when nothing but the ledger stands between a task and its request."""
-        self.holding = f"pace of {self.pace.rpm} a minute"
+        if self.pace.rpm is not None:
+            self.holding = f"the pace of {self.pace.rpm} a minute"
         await self.pace.turn()
         while True:
             room = await self._store.has_room(self.in_flight + 1, self.terms.picture_bytes)
@@ -173,7 +174,7 @@ class Pool:
                     )
                 await self._changed.wait()
             elif self.in_flight >= self.terms.concurrency:
-                self.holding = f"concurrency of {self.terms.concurrency}"
+                self.holding = f"the concurrency of {self.terms.concurrency}"
                 await self._changed.wait()
             elif not self.gate.admits():
                 self.holding = f"the provider ({self.gate.reason})"
