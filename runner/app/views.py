@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.core.budget import Cap, dollars
-from runner.core.lifecycle import State
+from runner.core.lifecycle import TERMINAL, State
 from runner.ledger import JobStatus, TaskRecord
 
 Json = dict[str, Any]
@@ -45,11 +45,12 @@ EXPORT_COLUMNS = (
 
 
 def exit_code(status: JobStatus) -> int:
-    """The exit code of a job as it stands: halted, with failures, or done."""
+    """The exit code of a job as it stands: halted, not finished (resumable), with failures, or done."""
     if status.halted is not None:
         return EXIT_BY_HALT[status.halted]
-    unfinished = status.tasks[State.REFUSED] + status.tasks[State.FAILED]
-    return 1 if unfinished else 0
+    if sum(status.tasks[state] for state in TERMINAL) < status.total:
+        return EXIT_BY_HALT["interrupted"]
+    return 1 if status.tasks[State.REFUSED] + status.tasks[State.FAILED] else 0
 
 
 def gravest(codes: list[int]) -> int:

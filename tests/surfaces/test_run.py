@@ -241,3 +241,38 @@ def test_models_shows_prices_source_and_date(command):
 def test_the_schema_is_printed(command):
     answer = json.loads(command("schema").out)
     assert "prompts" in answer["properties"]
+
+
+def test_watching_ends_when_the_jobs_have(live, manifest):
+    live("run", manifest())
+    result = live("status", "--watch")
+    assert result.code == 0
+    assert "j: 2 of 2 done (2 succeeded)" in result.out
+
+
+def test_a_run_that_ends_with_refusals_exits_1_and_says_why(command, manifest, tmp_path, monkeypatch):
+    from tests.sandbox.process import sandbox_process
+
+    monkeypatch.setenv("GEMINI_API_KEY", "sandbox")
+    with sandbox_process(tmp_path / "strict", port=0, latency_s=0.0, faults="prompt_blocked=1") as base_url:
+        result = command("run", manifest(), "--base-url", base_url, "--json")
+        again = command("run", manifest(), "--base-url", base_url, "--json")
+    answer = json.loads(result.out)
+    assert (result.code, answer["tasks"]["refused"]) == (1, 2)
+    assert "refused  prompt_blocked  2" in result.err
+    assert answer["spend"]["unknown_usd"] == "0.00"
+    assert json.loads(again.out) == answer
+    [row, _] = [json.loads(line) for line in command("export", "j").out.splitlines()]
+    assert (row["state"], row["finish_reason"].startswith("BLOCKED:"), row["path"]) == ("refused", True, None)
+
+
+def test_failures_that_may_pass_go_back_with_fresh_tries(command, manifest, tmp_path, monkeypatch):
+    from tests.sandbox.process import sandbox_process
+
+    monkeypatch.setenv("GEMINI_API_KEY", "sandbox")
+    path = manifest("retry: {attempts: 1}")
+    with sandbox_process(tmp_path / "ill", port=0, latency_s=0.0, faults="http_500=1") as base_url:
+        assert json.loads(command("run", path, "--base-url", base_url, "--json").out)["tasks"]["failed"] == 2
+    assert json.loads(command("plan", path, "--json").out)["tasks"]["retry"] == 2
+    with sandbox_process(tmp_path / "well", port=0, latency_s=0.0) as base_url:
+        assert json.loads(command("run", path, "--base-url", base_url, "--json").out)["tasks"]["succeeded"] == 2

@@ -35,7 +35,12 @@ def environment(home, service, manifest):
 
 @contextmanager
 def start(environment, *arguments, **pipes):
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    streams: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        **pipes,
+    }
     with subprocess.Popen([*COMMAND, *arguments], env=environment, text=True, **streams) as run:
         try:
             yield run
@@ -123,6 +128,7 @@ def test_a_killed_run_resumes(environment, service):
         run.communicate()
     before = status(environment)
     assert before["tasks"]["running"] == 4
+    assert before["exit_code"] == 130
     service.release()
     with start(environment, "--json") as run:
         answer = json.loads(run.communicate(timeout=30)[0])
