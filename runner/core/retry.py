@@ -74,7 +74,7 @@ def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float)
         case Refused():
             return _refused(outcome, used, policy, jitter)
         case Unusable():
-            error = outcome.detail or outcome.answer.message or outcome.answer.text[:200] or outcome.reason
+            error = outcome.detail or outcome.answer.message or _line(outcome.answer.text) or outcome.reason
             return _tried(outcome.reason, error, used, policy, jitter)
         case Faulted():
             return _tried(f"http_{outcome.status}", outcome.message, used, policy, jitter)
@@ -96,7 +96,7 @@ def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float)
 
 
 def _refused(outcome: Refused, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
-    error = outcome.answer.message or outcome.answer.text[:200] or str(outcome.answer.finish_reason)
+    error = outcome.answer.message or _line(outcome.answer.text) or str(outcome.answer.finish_reason)
     if outcome.again and used.refused + 1 < policy.refused:
         return Move(State.QUEUED, backoff_s(used.refused, jitter), "refused", outcome.reason, error)
     return Move(State.REFUSED, None, "refused", outcome.reason, error)
@@ -114,6 +114,11 @@ def _tried(reason: str, error: str, used: Tries, policy: RetryPolicy, jitter: fl
     if used.tries + 1 < policy.attempts:
         return Move(State.QUEUED, backoff_s(used.tries, jitter), "try", reason, error)
     return Move(State.FAILED, None, "try", reason, error)
+
+
+def _line(words: str) -> str:
+    """The first words of an answer as one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words[:200]).split())
 
 
 def _again(reason: str, error: str) -> Move:

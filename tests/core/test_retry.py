@@ -112,3 +112,8 @@ def test_no_outcome_of_one_kind_is_tried_for_ever():
 
 def test_backoff_doubles_to_two_minutes():
     assert [backoff_s(n, 1.0) for n in range(8)] == [2, 4, 8, 16, 32, 64, 120, 120]
+
+
+def test_the_words_of_an_answer_become_one_harmless_line():
+    words = Unusable(Answer(text="I\ncannot \x1b[31mdo\x07 that"), "words_only")
+    assert decide(words, Tries(), RetryPolicy(), jitter=0.0).error == "I cannot [31mdo that"
