@@ -19,9 +19,12 @@ PAUSE_S = 0.05
 
 
 async def deliver(request: web.Request, reply: Reply, speed: float) -> web.StreamResponse:
-    """Send the reply as its `delivery` says."""
+    """Send the reply as its `delivery` says. That the caller has left meanwhile is no error of ours."""
     if reply.delivery is not None:
-        return await DELIVERIES[reply.delivery](request, reply, PAUSE_S / speed)
+        try:
+            return await DELIVERIES[reply.delivery](request, reply, PAUSE_S / speed)
+        except ConnectionError:
+            return web.Response()
     return web.Response(
         status=reply.status, body=reply.body, headers={**HEADERS, "Content-Type": reply.content_type}
     )
