@@ -5,6 +5,7 @@ Alembic is loaded only where there is something to migrate: it doubles the start
 
 import os
 import sqlite3
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -157,7 +158,7 @@ def configuration(connection: Connection | None = None) -> "Config":
 
     shipped = _PACKAGE / "migrations"
     folder = shipped if shipped.is_dir() else _PACKAGE.parent / "migrations"
-    config = Config()
+    config = Config(stdout=sys.stdout)  # its default is whatever stdout was when alembic was first imported
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
