@@ -46,7 +46,6 @@ def plan_object(planned: Plan) -> Json:
         },
         "cap": cap_object(planned.campaign.cap),
         "fits": planned.fits,
-        "notes": list(planned.campaign.notes),
     }
 
 

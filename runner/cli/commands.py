@@ -62,6 +62,8 @@ def plan(
 
     options = Options(database=database, output=output, sandbox=sandbox, budget=budget, lane=lane)
     planned = plan_manifest(manifest, options, os.environ)
+    if as_json:
+        _face().notes(planned)
     _emit(plan_object(planned), as_json=as_json, text=lambda: plan_table(planned))
     raise typer.Exit(0 if planned.fits else 3)
 

@@ -4,6 +4,7 @@ A terminal that vanished raises OSError at the next line; the run goes on, its l
 """
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +40,16 @@ def unheard() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def plain_interrupts() -> Iterator[None]:
+    """Ctrl-C raises at once. The event loop's own handler only cancels what the loop runs, and it waits for us."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class ConsoleFace:
     """Prints to stderr; asks before real money where somebody can answer."""
 
@@ -49,17 +60,23 @@ class ConsoleFace:
         """Print the price line; on a terminal ask for a yes."""
         line = price_line(plan)
         log.info("job %s: %s", plan.campaign.job, line)
+        self.notes(plan)
         with unheard():
-            for note in plan.campaign.notes:
-                self.console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
-            if plan.missing:
-                self.console.print(
-                    f"note: {len(plan.missing)} paid pictures are no longer on disk", style="yellow"
-                )
             self.console.print(f"job {escape(plan.campaign.job)}: {line}", soft_wrap=True)
         if not ask or not plan.to_buy or not (sys.stdin.isatty() and self.console.is_terminal):
             return True
-        return self.console.input("Buy them? \\[y/N] ").strip().lower() in {"y", "yes"}
+        with plain_interrupts(), suppress(EOFError):
+            return self.console.input("Buy them? \\[y/N] ").strip().lower() in {"y", "yes"}
+        return False
+
+    def notes(self, plan: Plan) -> None:
+        """Print what a person should hear of before a run."""
+        notes = list(plan.campaign.notes)
+        if plan.missing:
+            notes.append(f"{len(plan.missing)} pictures that were paid for are no longer on disk")
+        with unheard():
+            for note in notes:
+                self.console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
 
     def mended(self, rescued: Rescued) -> None:
         """Print what a crash left, if anything."""
@@ -101,13 +118,6 @@ class ConsoleFace:
         log.info("%s", line)
         with unheard():
             self.console.print(escape(line), soft_wrap=True)
-
-
-class QuietFace(ConsoleFace):
-    """Only the log file hears."""
-
-    def __init__(self) -> None:
-        super().__init__(Console(quiet=True))
 
 
 def ended(status: JobStatus) -> int:

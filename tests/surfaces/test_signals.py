@@ -184,6 +184,15 @@ def test_on_a_terminal_real_money_is_asked_for(environment, service):
     assert service.arrived == 0
 
 
+@pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x04", 2)])
+def test_ctrl_c_and_ctrl_d_at_the_question_buy_nothing(environment, service, key, code):
+    with on_a_terminal(environment) as (run, terminal):
+        terminal.read_until("[y/N]")
+        terminal.write(key)
+        assert run.wait(20) == code
+    assert service.arrived == 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["--yes"]])
 def test_a_yes_buys_and_progress_shows_what_is_going_on(environment, service, arguments):
     with on_a_terminal(environment, *arguments) as (run, terminal):
