@@ -1,7 +1,7 @@
 """Claim and settle as the ledger grows, as a ratio to the smallest one.
 
-Run: `python -m benchmarks.claims`. Each ledger has nine of ten tasks done. CPU of all threads is compared: what the
-disk takes to sync is its own affair.
+Run: `python -m benchmarks.claims`. Each ledger has nine of ten tasks done. CPU of all threads is compared: what
+the disk takes to sync is its own affair.
 """
 
 import asyncio

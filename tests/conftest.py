@@ -12,7 +12,7 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
     "runner/core/catalog.py": {"builtin"},
     "runner/ledger/ledger.py": {"open", "close"},
     "runner/adapters/gemini.py": {"__init__"},
-    "runner/app/running.py": {"__init__", "prepare", "_run_job", "_endpoint"},
+    "runner/app/running.py": {"__init__", "prepare", "_go", "run_jobs", "_endpoint"},
     "runner/app/child.py": {"sandbox_child"},
     "runner/cli/faces.py": {"announce"},
     "tests/engine/test_pool.py": {"_run"},

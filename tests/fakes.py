@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import Answer, Made, Picture, Pictured, Reply, Unstored, Usage
 from runner.core.task import Assignment
 
@@ -19,6 +20,10 @@ def pictured(**usage) -> Pictured:
     return Pictured(
         Answer(finish_reason="STOP", pictures=1, usage=Usage(**usage) if usage else USAGE), "image/png"
     )
+
+
+def made(task, answer) -> Made:
+    return Made(answer, Picture(f"{task.stem}.png", "0" * 64, 7, "image/png", 1024, 1024))
 
 
 class ScriptedProvider:
@@ -32,7 +37,8 @@ class ScriptedProvider:
         self.seen: Counter[str] = Counter()
         self.in_flight = self.most_in_flight = 0
 
-    async def render(self, task, sink):
+    async def render(self, task, sink, left):
+        left()
         self.sent.append((anyio.current_time(), task))
         self.seen[task.key] += 1
         self.in_flight += 1
@@ -54,7 +60,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.kept: dict[str, Assignment] = {}
         self.room = True
-        self.unstored = False
+        self.unstored = self.adoptable = self.unreadable = False
         self.waiting = True
 
     @asynccontextmanager
@@ -65,7 +71,9 @@ class MemoryStore:
         return self.room
 
     def adopt(self, task):
-        return None
+        if self.unreadable:
+            raise LocalFailureError("the disk says nothing at all")
+        return made(task, Answer(pictures=1, usage=USAGE)) if self.adoptable else None
 
     def stop_waiting(self):
         self.waiting = False
@@ -85,7 +93,7 @@ class _Landing:
         if self.store.unstored:
             return Unstored(answer, "the disk said no")
         self.store.kept[self.task.token] = self.task
-        return Made(answer, Picture(f"{self.task.stem}.png", "0" * 64, 7, "image/png", 1024, 1024))
+        return made(self.task, answer)
 
 
 class DrivenLedger:

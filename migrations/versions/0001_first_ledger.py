@@ -229,7 +229,7 @@ def upgrade() -> None:
         sa.Column("overrun", sa.Boolean(), nullable=False),
         sa.Column("adopted", sa.Boolean(), nullable=False),
         sa.CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
-        sa.CheckConstraint("(state = 'settled') = (image_tokens IS NOT NULL)", name="settled_has_tokens"),
+        sa.CheckConstraint("state = 'settled' OR image_tokens IS NULL", name="only_settled_has_tokens"),
         sa.CheckConstraint("state = 'settled' OR cost_nanos IS NULL", name="only_settled_costs"),
         sa.CheckConstraint("length(token) = 32", name="token"),
         _never_negative(

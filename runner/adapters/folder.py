@@ -179,9 +179,9 @@ class OutputFolder:
     def supersede(self, key: str, picture: Path) -> Path:
         """Move a picture to `superseded/` beside it, its key in the name; where it went already, say where."""
         new, last = self._superseded(key, picture)
-        if last is not None and self.files.kind(picture) is None:
+        if self.files.kind(picture) is None:  # it went already, or somebody took it away
             self.drop_sidecar(key, picture)
-            return last
+            return last or new
         self.move(picture, new)
         return new
 

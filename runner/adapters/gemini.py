@@ -4,7 +4,7 @@ What the wire means is in `request`, `answer` and `rejection`; what a broken con
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -100,20 +100,22 @@ class GeminiProvider:
         """Close all connections."""
         await self._http.aclose()
 
-    async def render(self, task: Assignment, sink: Sink) -> Reply:
+    async def render(self, task: Assignment, sink: Sink, left: Callable[[], None] = lambda: None) -> Reply:
         """Send one request. Every answer and every transport error becomes exactly one Reply.
 
         Nothing is awaited before the send but the connection. On `Pictured` the sink holds the picture; it is
         filled on the loop or, for a large answer, in a thread.
         """
-        received = await self._exchange(task)
-        reply = await self._read(received, task, sink) if isinstance(received, _Received) else received
+        received = await self._exchange(task, left)
+        reply: Reply = Lost("not_an_answer", "unread")
+        with anyio.CancelScope(shield=True):  # what has arrived whole is paid for
+            reply = await self._read(received, task, sink) if isinstance(received, _Received) else received
         return sealed(reply, spellings(self._key.get_secret_value()))
 
-    async def _exchange(self, task: Assignment) -> _Received | Unreached | Lost:
+    async def _exchange(self, task: Assignment, left: Callable[[], None]) -> _Received | Unreached | Lost:
         # until the trace reports the send, this deadline is only a net: the connection has limits of its own
         scope = anyio.CancelScope(deadline=anyio.current_time() + 2 * CONNECT_S + self._answer_within_s)
-        journey = Journey(scope, self._answer_within_s)
+        journey = Journey(scope, self._answer_within_s, left)
         received: _Received | None = None
         token = JOURNEY.set(journey)
         try:

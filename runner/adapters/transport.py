@@ -4,7 +4,7 @@ httpx on aiohttp's connections: httpx's own pool stalls the event loop for secon
 knows JSON.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -56,6 +56,8 @@ class Journey:
     scope: anyio.CancelScope
     answer_within_s: float
     """From the send to the first byte of the body that says something."""
+    on_leave: Callable[[], None] = lambda: None
+    """Told once, when the request is being written."""
     left: bool = False
     queued: bool = False
     """Waiting for a free connection."""
@@ -66,6 +68,8 @@ class Journey:
 
     def leave(self) -> None:
         """The request is being written: it may have arrived from now on, and its time runs."""
+        if not self.left:
+            self.on_leave()
         self.left = True
         self.scope.deadline = anyio.current_time() + self.answer_within_s
 

@@ -87,6 +87,18 @@ class Plan:
     """How many of the tasks to buy fit at worst; None if all do or there is no cap."""
     missing: tuple[str, ...] = ()
     """Pictures that the ledger paid for and the folder no longer has."""
+    cap_before: Cap | None = None
+    """What the last run was held to; None if there was none."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should hear of before a run."""
+        notes = list(self.campaign.notes)
+        if self.missing:
+            notes.append(f"{len(self.missing)} paid pictures are no longer on disk, first {self.missing[0]}")
+        if self.cap_before not in {None, Cap()} and self.campaign.cap == Cap():
+            notes.append("the last run of this job had a cap, this one has none: a --budget counts for one run")
+        return tuple(notes)
 
     @property
     def total(self) -> int:
@@ -111,6 +123,11 @@ class Before:
     """Of all its pictures, orphans' included."""
     in_flight: frozenset[str] = frozenset()
     """Stems of requests that a dead run left."""
+    cap: Cap | None = None
+    unpriced: int = 0
+    """Attempts whose cost nobody knows."""
+    uncounted: int = 0
+    """Attempts whose image tokens nobody knows."""
 
 
 def load(path: Path, settings: Settings) -> Campaign:
@@ -172,9 +189,21 @@ def _refuse_unproven_caps(campaign: Campaign) -> None:
         )
 
 
+def _refuse_unpriced_past(campaign: Campaign, before: Before) -> None:
+    """A cap covers what was spent before it was set; where nobody knows that, it cannot be proven."""
+    cap = campaign.cap
+    if (cap.nanos is not None and before.unpriced) or (cap.image_tokens is not None and before.uncounted):
+        raise UsageError(
+            f"{campaign.manifest.file}: {max(before.unpriced, before.uncounted)} earlier requests of job "
+            f"{campaign.job} have no known price: a cap over them cannot be proven. "
+            "Leave the budget out, or start a job of another name"
+        )
+
+
 def plan(campaign: Campaign, reader: Reader | None, store: FolderStore) -> Plan:
     """Compare a campaign with what is recorded and on disk. Raises OutputError for files in its way."""
     before = _before(campaign, reader)
+    _refuse_unpriced_past(campaign, before)
     to_buy, counts = _to_buy(campaign, before.known)
     refuse_foreign(campaign, store, before)
     quotes = [campaign.quote(spec) for spec in to_buy]
@@ -191,6 +220,7 @@ def plan(campaign: Campaign, reader: Reader | None, store: FolderStore) -> Plan:
         spend=spend,
         fits=fits(spend, campaign.cap, Quote(worst, image_tokens, 0, 0)),
         cut_after=_cut_after(campaign.cap, spend, quotes),
+        cap_before=before.cap,
         missing=tuple(store.missing(sorted(before.paths))),
     )
 
@@ -200,9 +230,13 @@ def _before(campaign: Campaign, reader: Reader | None) -> Before:
     if reader is None or not (recorded := reader.recorded(job)):
         return Before()
     known = dict(reader.known(job, (spec.key for spec in campaign.specs)))
+    status = reader.status(job, since_utc=0)
     return Before(
         known=known,
-        spend=_unreserved(reader.status(job, since_utc=0).spend),
+        spend=_unreserved(status.spend),
+        cap=status.cap,
+        unpriced=status.unpriced,
+        uncounted=status.uncounted,
         orphaned=recorded - sum(1 for one in known.values() if one is not None),
         paths=frozenset(one.path for one in reader.tasks(job, orphaned=True) if one.path),
         in_flight=frozenset(one.stem for one in reader.running(job)),
@@ -231,13 +265,20 @@ def refuse_foreign(campaign: Campaign, store: FolderStore, before: Before) -> No
     What a dead run had in flight may lie there whole: it is the next run's to adopt.
     """
     stems = (spec.stem for spec in campaign.specs if spec.stem not in before.in_flight)
-    strangers = store.foreign(stems, before.paths)
+    strangers = store.foreign(stems, before.paths | _half_moved(campaign, store, before))
     if strangers:
         listed = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
         raise OutputError(
             f"{store.root}: files that this ledger does not know are where pictures of job "
             f"{campaign.job} go: {listed}. Move them away, or choose another --output"
         )
+
+
+def _half_moved(campaign: Campaign, store: FolderStore, before: Before) -> set[str]:
+    """Where pictures of renamed tasks are that a crash moved on disk and not in the ledger: still ours."""
+    gone = set(store.missing(before.paths))
+    known = ((spec, before.known.get(spec.key)) for spec in campaign.specs)
+    return {spec.stem + Path(one.path).suffix for spec, one in known if one and one.path and one.path in gone}
 
 
 def refuse_shared_paths(campaign: Campaign, reader: Reader, root: str) -> None:

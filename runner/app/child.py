@@ -28,7 +28,9 @@ async def sandbox_child(settings: Settings, state: Path) -> AsyncGenerator[str]:
         socket = str(Path(folder) / "sandbox.sock")
         command = _command(settings, state, socket)
         # a session of its own: Ctrl-C is for us, its answers in flight must land
-        async with await anyio.open_process(command, stdin=PIPE, stderr=None, start_new_session=True) as process:
+        async with await anyio.open_process(
+            command, stdin=PIPE, stderr=None, start_new_session=True, env=_without_keys(settings)
+        ) as process:
             try:
                 await _up(process)
                 yield socket
@@ -51,6 +53,12 @@ def _command(settings: Settings, state: Path, socket: str) -> list[str]:
     if options.sandbox_seed is not None:
         command += ["--seed", str(options.sandbox_seed)]
     return command
+
+
+def _without_keys(settings: Settings) -> dict[str, str]:
+    """The child takes its own default key; a real one is none of its business."""
+    keys = {"GOOGLE_API_KEY", "GEMINI_API_KEY", "GEMINI_API_KEY_FILE"}
+    return {name: value for name, value in settings.environment.items() if name not in keys}
 
 
 async def _up(process: anyio.abc.Process) -> None:

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.adapters.storage import FolderStore
-from runner.app.campaign import Plan, load, plan, refuse_shared_paths
+from runner.app.campaign import Plan, load
 from runner.app.running import RECENT_S
 from runner.app.settings import Options, Settings, resolve
+from runner.app.start import preview
 from runner.app.views import Json, cap_object, exit_code, export_row, gravest, job_object, jobs_object
 from runner.core.budget import dollars
 from runner.core.catalog import Model, Prices, builtin
 from runner.core.errors import UsageError
+from runner.core.lifecycle import TERMINAL, State
 from runner.ledger import JobStatus, Ledger, Reader
 
 LANES = ("standard", "batch")
@@ -21,11 +22,7 @@ LANES = ("standard", "batch")
 def plan_manifest(path: Path, options: Options, environment: Mapping[str, str]) -> Plan:
     """Plan one manifest against the ledger and the folder as they are; creates neither."""
     settings = resolve(options, environment)
-    campaign = load(path, settings)
-    reader = Ledger.read(settings.database, settings.kind) if Ledger.exists(settings.database) else None
-    if reader is not None:
-        refuse_shared_paths(campaign, reader, str(settings.output.resolve()))
-    return plan(campaign, reader, FolderStore(settings.output))
+    return preview(load(path, settings), settings)
 
 
 def plan_object(planned: Plan) -> Json:
@@ -54,15 +51,23 @@ class StatusReport:
     """One job, or all of a ledger."""
 
     jobs: tuple[JobStatus, ...]
+    runners: Mapping[str, str]
+    """Who runs a job now, in words; jobs that nobody runs are not in it."""
+    single: bool
+    """Whether one job was asked for."""
 
     @property
     def exit_code(self) -> int:
         """The gravest of its jobs."""
-        return gravest([exit_code(job) for job in self.jobs])
+        return gravest([self._exit_code(job) for job in self.jobs])
+
+    def _exit_code(self, job: JobStatus) -> int:
+        return 0 if job.job in self.runners else exit_code(job)
 
     def as_object(self) -> Json:
         """`status --json` (design §2)."""
-        return jobs_object([job_object(job) for job in self.jobs])
+        objects = [{**job_object(job), "exit_code": self._exit_code(job)} for job in self.jobs]
+        return jobs_object(objects, single=self.single)
 
 
 def read_status(job: str | None, options: Options, environment: Mapping[str, str]) -> StatusReport:
@@ -70,7 +75,21 @@ def read_status(job: str | None, options: Options, environment: Mapping[str, str
     reader = _reader(resolve(options, environment))
     names = [_known(reader, job)] if job is not None else reader.job_names()
     since = time.time() - RECENT_S
-    return StatusReport(tuple(reader.status(name, since_utc=since) for name in names))
+    runners = {name: runner for name in names if (runner := reader.runner(name))}
+    jobs = tuple(_honest(reader.status(name, since_utc=since), runners) for name in names)
+    return StatusReport(jobs, runners, single=job is not None)
+
+
+def _honest(status: JobStatus, runners: Mapping[str, str]) -> JobStatus:
+    """A job that is not finished, was not halted and is run by nobody was cut off."""
+    ended = sum(status.tasks[state] for state in TERMINAL)
+    if status.job in runners:
+        return replace(status, halted=None, reason=None)
+    if status.halted is not None or ended == status.total:
+        return status
+    left = status.tasks[State.RUNNING]
+    reason = f"nobody runs it; {left} requests were in flight when it died; run it again to resume"
+    return replace(status, halted="interrupted", reason=reason)
 
 
 def export_rows(job: str, options: Options, environment: Mapping[str, str], *, orphaned: bool) -> Iterator[Json]:

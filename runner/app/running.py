@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from runner.app.child import sandbox_child
 from runner.app.settings import Settings, read_key
 from runner.app.views import EXIT_BY_HALT
 from runner.core.catalog import builtin
-from runner.core.errors import LocalFailureError, OutputError, UsageError
+from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
 from runner.core.pricing import PriceSheet, sheet
 from runner.engine.clock import LoopClock
 from runner.engine.limiter import WINDOW_S, Pace
@@ -42,6 +42,9 @@ class Face(Protocol):
 
     def mended(self, rescued: Rescued) -> None:
         """Say what a crash had left behind."""
+
+    def interrupted(self, in_flight: int) -> None:
+        """Say that an interrupt was heard, and what it waits for."""
 
     async def follow(self, watched: "Watched") -> None:
         """Show progress until cancelled."""
@@ -66,15 +69,37 @@ def folder_store(campaign: Campaign, settings: Settings, on_blocked: Callable[[s
     return FolderStore(settings.output, verify=campaign.manifest.verify, on_blocked=on_blocked)
 
 
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """A job that was refused after others had been run."""
+
+    job: str
+    error: RunnerError
+
+
 async def run_jobs(
     campaigns: Sequence[Campaign], settings: Settings, ledger: Ledger, face: Face
-) -> list[JobStatus]:
-    """Run the jobs one after another; whatever stops the run as a whole leaves the rest for next time."""
-    finished: list[JobStatus] = []
-    async with _endpoint(settings, ledger.path) as socket:
+) -> list[JobStatus | Unstarted]:
+    """Run the jobs one after another; whatever stops the run as a whole leaves the rest for next time.
+
+    All locks are taken and all clients built before the first job starts: what can be refused is refused then.
+    """
+    finished: list[JobStatus | Unstarted] = []
+    async with _endpoint(settings, ledger.path) as socket, AsyncExitStack() as held:
+        runs = []
         for campaign in campaigns:
-            finished.append(await _run_job(campaign, settings, ledger, face, socket))
-            if finished[-1].halted in {"interrupted", "local", "provider"}:
+            held.enter_context(ledger.lock_job(campaign.job))
+            provider = await held.enter_async_context(_provider(campaign, settings, socket))
+            runs.append((JobRun(campaign, settings, ledger, face), provider))
+        for run, provider in runs:
+            try:
+                finished.append(await run.go(provider))
+            except RunnerError as error:
+                if not finished:
+                    raise
+                finished.append(Unstarted(run.campaign.job, error))
+            last = finished[-1]
+            if isinstance(last, Unstarted) or last.halted in {"interrupted", "local", "provider"}:
                 break
     return finished
 
@@ -86,18 +111,6 @@ async def _endpoint(settings: Settings, ledger: Path) -> AsyncGenerator[str | No
         return
     async with sandbox_child(settings, ledger.with_name(f"{ledger.name}.sandbox")) as socket:
         yield socket
-
-
-async def _run_job(
-    campaign: Campaign, settings: Settings, ledger: Ledger, face: Face, socket: str | None
-) -> JobStatus:
-    with ledger.lock_job(campaign.job):
-        run = JobRun(campaign, settings, ledger, face)
-        run.store.prepare()
-        if not await run.prepare():
-            return run.status()
-        async with _provider(campaign, settings, socket) as provider:
-            return await run.render(provider)
 
 
 def _provider(campaign: Campaign, settings: Settings, socket: str | None) -> GeminiProvider:
@@ -120,7 +133,35 @@ class JobRun:
         self.campaign, self.settings, self.ledger, self.face = campaign, settings, ledger, face
         self.clock = LoopClock()
         self.pool: Pool | None = None
+        self._preparing = anyio.CancelScope()
+        self._asked = 0
+        self._started = self.clock.utc()
         self.store = folder_store(campaign, settings, self._blocked)
+
+    async def go(self, provider: Provider) -> JobStatus:
+        """The whole job, under signals from the start."""
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._heed_signals)
+            ended = await self._go(provider)
+            beside.cancel_scope.cancel()
+        if isinstance(ended, RunnerError):
+            raise ended
+        return ended
+
+    async def _go(self, provider: Provider) -> JobStatus | RunnerError:
+        """Errors come back as values: a task group would wrap what is raised in it."""
+        wanted = False
+        try:
+            with self._preparing:
+                self.store.prepare()
+                wanted = await self.prepare()
+            if self._preparing.cancelled_caught:
+                return InterruptedRunError("interrupted before anything was sent; run again")
+            return await self.render(provider) if wanted else self.status()
+        except RunnerError as error:
+            return error
+        except KeyboardInterrupt:
+            return InterruptedRunError("interrupted at the question; nothing was bought")
 
     async def prepare(self) -> bool:
         """Mend, plan, ask, record, arrange. False: nothing is to be bought now, and the ledger says why."""
@@ -132,7 +173,7 @@ class JobRun:
             await anyio.to_thread.run_sync(self._put_back, reader)
         refuse_shared_paths(self.campaign, reader, self._root())
         planned = await anyio.to_thread.run_sync(plan, self.campaign, reader, self.store)
-        for note in (*self.campaign.notes, *_missing_note(planned)):
+        for note in planned.notes:
             log.warning("%s", note)
         refused = not planned.fits and self.campaign.manifest.budget.on_exceed == "refuse"
         if not self.face.announce(
@@ -147,12 +188,14 @@ class JobRun:
 
     async def render(self, provider: Provider) -> JobStatus:
         """Buy what is left, under signals and progress; then account."""
+        self._started = self.clock.utc()
         pool = self.pool = Pool(
             self._terms(), self.ledger, provider, self.store, self.clock, self._pace(), new_token=_token
         )
+        if self._asked:  # while the pool was being made
+            pool.interrupt()
         async with anyio.create_task_group() as beside:
-            beside.start_soon(_heed_signals, pool, self.settings.options.grace_s)
-            beside.start_soon(self.face.follow, Watched(pool, self.status, self.clock.utc()))
+            beside.start_soon(self.face.follow, Watched(pool, self.status, self._started))
             ending = await pool.drain()
             beside.cancel_scope.cancel()
         await self._halt(ending)
@@ -162,7 +205,8 @@ class JobRun:
 
     def status(self) -> JobStatus:
         """The job as the ledger has it now."""
-        return self.ledger.reader.status(self.campaign.job, since_utc=self.clock.utc() - RECENT_S)
+        since = max(self._started, self.clock.utc() - RECENT_S)
+        return self.ledger.reader.status(self.campaign.job, since_utc=since)
 
     def _terms(self) -> Terms:
         campaign = self.campaign
@@ -227,6 +271,11 @@ class JobRun:
         before = reader.status(self.campaign.job, since_utc=0).output_root
         if before == self._root():
             return
+        if reader.running(self.campaign.job):
+            raise OutputError(
+                f"pictures of a run of job {self.campaign.job} that died may have landed below {before}: "
+                f"run once with --output {before} before moving on"
+            )
         paths = [task.path for task in reader.tasks(self.campaign.job, orphaned=True) if task.path]
         if paths and len(self.store.missing(paths)) == len(paths):
             raise OutputError(
@@ -236,6 +285,34 @@ class JobRun:
 
     def _root(self) -> str:
         return str(self.settings.output.resolve())
+
+    async def _heed_signals(self) -> None:
+        """First signal: stop claiming and let what is in flight land. Second: leave at once.
+
+        A vanished terminal may send SIGHUP twice, from the kernel and from the shell; that is one wish, not two.
+        """
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            async with anyio.create_task_group() as beside:
+                async for number in received:
+                    if self._asked and number != signal.SIGHUP:
+                        os._exit(EXIT_BY_HALT["interrupted"])
+                    self._asked += 1
+                    self._interrupt(signal.Signals(number))
+                    if number == signal.SIGTERM:
+                        beside.start_soon(self._abandon_after, self.settings.options.grace_s)
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        log.warning("%s: waiting for what is in flight; once more leaves at once", number.name)
+        if self.pool is None:
+            self._preparing.cancel()
+        else:
+            self.face.interrupted(self.pool.in_flight)
+            self.pool.interrupt()
+
+    async def _abandon_after(self, grace_s: float) -> None:
+        await anyio.sleep(grace_s)
+        if self.pool is not None:
+            self.pool.abandon()
 
     async def _halt(self, ending: Ending) -> None:
         try:
@@ -248,38 +325,5 @@ class JobRun:
             self.pool.blocked(cause)
 
 
-def _missing_note(planned: Plan) -> list[str]:
-    if not planned.missing:
-        return []
-    return [
-        f"{len(planned.missing)} pictures that were paid for are no longer on disk, first {planned.missing[0]}"
-    ]
-
-
 def _token() -> str:
     return secrets.token_hex(16)
-
-
-async def _heed_signals(pool: Pool, grace_s: float) -> None:
-    """First signal: stop claiming and let what is in flight land. Second: leave at once.
-
-    A vanished terminal may send SIGHUP twice, from the kernel and from the shell; that is one wish, not two.
-    """
-    asked = 0
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-        async with anyio.create_task_group() as beside:
-            async for number in received:
-                if asked and number != signal.SIGHUP:
-                    os._exit(EXIT_BY_HALT["interrupted"])
-                asked += 1
-                log.warning(
-                    "%s: waiting for what is in flight; once more leaves at once", signal.Signals(number).name
-                )
-                pool.interrupt()
-                if number == signal.SIGTERM:
-                    beside.start_soon(_abandon_after, pool, grace_s)
-
-
-async def _abandon_after(pool: Pool, grace_s: float) -> None:
-    await anyio.sleep(grace_s)
-    pool.abandon()

@@ -12,6 +12,8 @@ from pydantic import SecretStr
 from runner.core.budget import NANOS
 from runner.core.errors import UsageError
 
+MOST_DOLLARS = 10**9
+"""As in the manifest: nano-dollars of it fit the ledger."""
 GOOGLE = "https://generativelanguage.googleapis.com"
 
 
@@ -89,7 +91,11 @@ def output_folder(text: str) -> Path:
 
 def checked_url(text: str) -> str:
     """A base URL fit to be joined with a path; raises UsageError."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # reading it is what checks it
+    except ValueError:  # its words may repeat a password
+        raise UsageError("the base URL cannot be read: check its host and port") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise UsageError(f"the base URL must look like https://host or https://host/prefix, not {parts.path!r}")
     if parts.username or parts.password:
@@ -126,8 +132,8 @@ def budget_nanos(text: str) -> int:
         value = Decimal(text.removeprefix("$"))
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite() or value < 0 or value * NANOS != int(value * NANOS):
-        raise UsageError(f"--budget {text}: expected dollars such as 25 or 12.50")
+    if not value.is_finite() or not 0 <= value <= MOST_DOLLARS or value * NANOS != int(value * NANOS):
+        raise UsageError(f"--budget {text}: expected dollars such as 25 or 12.50, a billion at most")
     return int(value * NANOS)
 
 

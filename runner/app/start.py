@@ -12,12 +12,13 @@ from typing import TypeVar
 
 import anyio
 
-from runner.app.campaign import Campaign, load
-from runner.app.running import Face, run_jobs
+from runner.adapters.storage import FolderStore
+from runner.app.campaign import Campaign, Plan, load, plan, refuse_shared_paths
+from runner.app.running import Face, Unstarted, run_jobs
 from runner.app.settings import Options, Settings, read_key, resolve
 from runner.app.views import Json, job_object, jobs_object
-from runner.core.errors import ManifestError, RunnerError, UsageError
-from runner.ledger import Ledger
+from runner.core.errors import LocalFailureError, ManifestError, OutputError, RunnerError, UsageError
+from runner.ledger import JobStatus, Ledger
 
 log = logging.getLogger("bulkrender")
 
@@ -29,9 +30,29 @@ def run_manifests(paths: Sequence[Path], options: Options, environment: Mapping[
     settings = resolve(options, environment)
     campaigns = load_all(paths, settings)
     read_key(settings)
+    if not Ledger.exists(settings.database) or Ledger.is_current(settings.database):
+        for campaign in campaigns:
+            preview(campaign, settings)
     with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger, log_beside(ledger.path):
         finished = _logged(partial(anyio.run, run_jobs, campaigns, settings, ledger, face))
-    return jobs_object([job_object(status) for status in finished])
+    return jobs_object([_object(one) for one in finished], single=len(paths) == 1)
+
+
+def preview(campaign: Campaign, settings: Settings) -> Plan:
+    """Plan against the ledger and the folder as they are; creates neither. Raises what a run would refuse."""
+    reader = Ledger.read(settings.database, settings.kind) if Ledger.exists(settings.database) else None
+    if reader is not None:
+        refuse_shared_paths(campaign, reader, str(settings.output.resolve()))
+    try:
+        return plan(campaign, reader, FolderStore(settings.output))
+    except LocalFailureError as error:  # nothing was begun: it is a matter of what was asked for
+        raise OutputError(str(error)) from None
+
+
+def _object(one: JobStatus | Unstarted) -> Json:
+    if isinstance(one, Unstarted):
+        return {"job": one.job, "error": str(one.error), "exit_code": one.error.exit_code}
+    return job_object(one)
 
 
 def _logged(work: Callable[[], T]) -> T:

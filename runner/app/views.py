@@ -10,7 +10,7 @@ from runner.ledger import JobStatus, TaskRecord
 Json = dict[str, Any]
 
 EXIT_BY_HALT: Mapping[str | None, int] = {"interrupted": 130, "local": 5, "provider": 4, "budget": 3}
-GRAVEST = (130, 5, 4, 3, 1, 0)
+GRAVEST = (130, 5, 4, 3, 2, 1, 0)
 """Exit codes, the one that wins first."""
 
 EXPORT_COLUMNS = (
@@ -84,9 +84,9 @@ def cap_object(cap: Cap) -> Json:
     return {"usd": None if cap.nanos is None else dollars(cap.nanos), "image_tokens": cap.image_tokens}
 
 
-def jobs_object(jobs: list[Json]) -> Json:
+def jobs_object(jobs: list[Json], *, single: bool) -> Json:
     """One job as itself, several in a list with the exit code that wins."""
-    if len(jobs) == 1:
+    if single:
         return jobs[0]
     return {"jobs": jobs, "exit_code": gravest([job["exit_code"] for job in jobs])}
 

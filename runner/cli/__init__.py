@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from runner.core.errors import LocalFailureError, RunnerError
@@ -14,28 +15,42 @@ def main() -> NoReturn:
     """Entry point of `bulkrender`: every error a person can act on is one clear line and an exit code."""
     from runner.cli.commands import cli
 
-    code = guarded(cli, wants_json="--json" in sys.argv[1:])
+    command = partial(cli, prog_name="bulkrender", standalone_mode=False)
+    code = guarded(command, wants_json="--json" in sys.argv[1:])
     _flush()
     sys.exit(code)
 
 
 def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
     """Run a command; errors become a line on stderr (an object on stdout under `--json`) and their exit code."""
+    from typer._click.exceptions import ClickException  # typer carries its own click
+
     try:
-        command()
+        code = int(command() or 0)
+        sys.stdout.flush()
+    except ClickException as error:
+        return _misuse(error, wants_json=wants_json)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:
         return _fail("interrupted; run again to resume", 130, wants_json=wants_json)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _fail(f"cannot write the output: {error.strerror or error}", 5, wants_json=wants_json)
     except RunnerError as error:
         return _fail(str(error), error.exit_code, wants_json=wants_json)
     except BaseExceptionGroup as group:
         return _fail_group(group, wants_json=wants_json)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is told, not thrown at people
         return _fail_bug(error, wants_json=wants_json)
-    return 0
+    return code
+
+
+def _misuse(error: Any, *, wants_json: bool) -> int:
+    """Wrong options: the message and a hint, and the object under `--json` like any other error."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "bulkrender"
+    return _fail(f"{error.format_message()} (try: {command} --help)", 2, wants_json=wants_json)
 
 
 def _flush() -> None:
@@ -76,6 +91,7 @@ def _fail(message: str, code: int, *, wants_json: bool) -> int:
     with suppress(OSError):
         for line in message.splitlines():
             print(f"error: {line}", file=sys.stderr)
-    if wants_json:
-        print(json.dumps({"error": message, "exit_code": code}))
+    with suppress(OSError):
+        if wants_json:
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
     return code

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.app.settings import Options
+from runner.core.errors import UsageError
 
 cli = typer.Typer(
     name="bulkrender",
@@ -36,6 +38,7 @@ Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; be
 Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [16].")]
 Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -51,16 +54,30 @@ def plan(
     manifest: OneManifest,
     database: Database = None,
     output: Output = None,
+    base_url: BaseUrl = None,
     sandbox: Sandbox = False,
     budget: Budget = None,
+    rpm: Rpm = None,
+    concurrency: Concurrency = None,
     lane: Lane = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what would be rendered, what is there, what it costs, whether it fits the cap. Changes nothing."""
     from runner.app.reports import plan_manifest, plan_object
     from runner.cli.tables import plan_table
 
-    options = Options(database=database, output=output, sandbox=sandbox, budget=budget, lane=lane)
+    options = Options(
+        database=database,
+        output=output,
+        base_url=base_url,
+        sandbox=sandbox,
+        budget=budget,
+        rpm=rpm,
+        concurrency=concurrency,
+        lane=lane,
+        yes=yes,
+    )
     planned = plan_manifest(manifest, options, os.environ)
     if as_json:
         _face().notes(planned)
@@ -83,7 +100,7 @@ def run(
     sandbox_faults: Annotated[str | None, typer.Option(help="Faults of the sandbox: a preset or a file.")] = None,
     sandbox_latency: Annotated[float | None, typer.Option(min=0, help="Seconds the sandbox takes.")] = None,
     sandbox_seed: Annotated[int | None, typer.Option(help="Seed of the sandbox.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Record the plan and render until done, halted or interrupted. Running it again is resuming."""
@@ -123,7 +140,7 @@ def status(
     from runner.cli.tables import status_table, watch_status
 
     options = Options(database=database, sandbox=sandbox)
-    if watch and not as_json:
+    if watch:
         watch_status(lambda: read_status(job, options, os.environ))
     found = read_status(job, options, os.environ)
     _emit(found.as_object(), as_json=as_json, text=lambda: status_table(found))
@@ -146,8 +163,7 @@ def export(
     if to is None:
         _write_rows(rows, format_, sys.stdout)
     else:
-        with to.open("w", encoding="utf-8", newline="") as file:
-            _write_rows(rows, format_, file)
+        _write_file(rows, format_, to)
 
 
 @cli.command()
@@ -218,6 +234,22 @@ def _emit(value: Any, *, as_json: bool, text: Any) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(text(), soft_wrap=True)
+
+
+def _write_file(rows: Any, format_: Format, to: Path) -> None:
+    """Beside it first, so that an export that fails leaves the one before as it is."""
+    part = to.with_name(f".{to.name}.part")
+    if to.exists() and not to.is_file():
+        raise UsageError(f"--to {to}: is not a file")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            _write_rows(rows, format_, file)
+        part.replace(to)
+    except OSError as error:
+        raise UsageError(f"--to {to}: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _write_rows(rows: Any, format_: Format, file: Any) -> None:

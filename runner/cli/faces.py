@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 import anyio
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from runner.app.campaign import Plan, price_line
 from runner.app.running import RECENT_S, Watched
@@ -42,12 +45,14 @@ def unheard() -> Iterator[None]:
 
 @contextmanager
 def plain_interrupts() -> Iterator[None]:
-    """Ctrl-C raises at once. The event loop's own handler only cancels what the loop runs, and it waits for us."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals end the program at once: the event loop, which handles them otherwise, waits for an answer."""
+    plain: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in plain.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ConsoleFace:
@@ -65,18 +70,19 @@ class ConsoleFace:
             self.console.print(f"job {escape(plan.campaign.job)}: {line}", soft_wrap=True)
         if not ask or not plan.to_buy or not (sys.stdin.isatty() and self.console.is_terminal):
             return True
-        with plain_interrupts(), suppress(EOFError):
+        with plain_interrupts(), suppress(EOFError, OSError):
             return self.console.input("Buy them? \\[y/N] ").strip().lower() in {"y", "yes"}
         return False
 
     def notes(self, plan: Plan) -> None:
         """Print what a person should hear of before a run."""
-        notes = list(plan.campaign.notes)
-        if plan.missing:
-            notes.append(f"{len(plan.missing)} pictures that were paid for are no longer on disk")
         with unheard():
-            for note in notes:
+            for note in plan.notes:
                 self.console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
+
+    def interrupted(self, in_flight: int) -> None:
+        """Say that an interrupt was heard, and what it waits for."""
+        self._say(f"stopping: {in_flight} requests in flight will land first; once more leaves at once")
 
     def mended(self, rescued: Rescued) -> None:
         """Print what a crash left, if anything."""
@@ -104,14 +110,14 @@ class ConsoleFace:
                 self.console.print(f"halted ({status.halted}): {escape(status.reason or '')}", soft_wrap=True)
 
     async def _follow_live(self, watched: Watched) -> None:
-        bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), console=self.console)
+        bar = Progress(MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"), console=self.console)
         task = bar.add_task("", total=None, line="")
-        with suppress(OSError, RunnerError), Live(bar, console=self.console, refresh_per_second=4, transient=True):
+        live = Live(bar, console=self.console, auto_refresh=False, transient=True)
+        with suppress(OSError, RunnerError), live:
             while True:
                 status = await anyio.to_thread.run_sync(watched.status)
-                bar.update(
-                    task, total=status.total, completed=ended(status), line=escape(details(status, watched))
-                )
+                bar.update(task, total=status.total, completed=ended(status), line=pace_line(status, watched))
+                live.update(Group(bar, Text(money_line(status, watched))), refresh=True)
                 await anyio.sleep(LIVE_EVERY_S)
 
     def _say(self, line: str) -> None:
@@ -132,20 +138,30 @@ def progress_line(status: JobStatus, watched: Watched) -> str:
 
 def details(status: JobStatus, watched: Watched) -> str:
     """In flight, rate, spend against cap, ETA, and what holds it back."""
-    parts = [f"{watched.pool.in_flight} in flight"]
-    parts += [*rate_and_eta(status, time.time() - watched.started_at), spend_against_cap(status)]
-    if watched.pool.holding:
-        parts.append(f"held back by {watched.pool.holding}")
-    return ", ".join(parts)
+    return f"{pace_line(status, watched)}, {money_line(status, watched)}"
+
+
+def pace_line(status: JobStatus, watched: Watched) -> str:
+    """In flight, rate and ETA."""
+    rate = rate_and_eta(status, time.time() - watched.started_at)
+    return ", ".join([f"{watched.pool.in_flight} in flight", *rate])
+
+
+def money_line(status: JobStatus, watched: Watched) -> str:
+    """Spend against cap, and what holds it back."""
+    holding = f", held back by {watched.pool.holding}" if watched.pool.holding else ""
+    return spend_against_cap(status) + holding
 
 
 def rate_and_eta(status: JobStatus, window_s: float = RECENT_S) -> list[str]:
     """Pictures a minute over the last `window_s`, and when all is done at that rate."""
     a_minute = status.recent_successes * 60 / min(RECENT_S, max(1.0, window_s))
-    parts = [f"{a_minute:.0f} images/min"]
     left = status.total - ended(status)
-    if a_minute and left:
-        parts.append(f"ETA {timedelta(minutes=round(left / a_minute))}")
+    if status.halted or not left:
+        return []
+    parts = [f"{a_minute:.0f} images/min"]
+    if a_minute:
+        parts.append(f"ETA {timedelta(seconds=ceil(left * 60 / a_minute))}")
     return parts
 
 

@@ -24,18 +24,21 @@ def plan_table(plan: Plan) -> RenderableType:
     """The plan in a few lines."""
     counts = f"{plan.total} tasks: {plan.new} new, {plan.retry} to try again, {plan.done} done"
     lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
-    lines += [f"  note: {note}" for note in plan.campaign.notes]
-    lines += [f"  note: paid for, and no longer on disk: {path}" for path in plan.missing[:5]]
+    lines += [f"  note: {note}" for note in plan.notes]
     lines.append("  fits the cap" if plan.fits else "  does not fit the cap")
     return Group(*(escape(line) for line in lines))
 
 
 def status_table(report: StatusReport) -> RenderableType:
     """A few lines a job."""
-    return Group(*(escape(line) for job in report.jobs for line in _status_lines(job)))
+    if not report.jobs:
+        return "no jobs in this ledger yet"
+    return Group(
+        *(escape(line) for job in report.jobs for line in _status_lines(job, report.runners.get(job.job)))
+    )
 
 
-def _status_lines(job: JobStatus) -> list[str]:
+def _status_lines(job: JobStatus, runner: str | None) -> list[str]:
     counts = [f"{job.tasks[state]} {state.value}" for state in State if job.tasks[state]]
     if job.orphaned:
         counts.append(f"{job.orphaned} orphaned")
@@ -43,17 +46,21 @@ def _status_lines(job: JobStatus) -> list[str]:
         f"{job.job}: {ended(job)} of {job.total} done ({', '.join(counts) or 'no tasks'})",
         f"  {', '.join([spend_against_cap(job), *rate_and_eta(job)])}",
     ]
+    if runner:
+        lines.append(f"  being run by {runner}")
     if job.halted:
         lines.append(f"  stopped ({job.halted}): {job.reason}")
     return lines
 
 
 def watch_status(read: Callable[[], StatusReport]) -> None:
-    """Look every second until all jobs have ended, stopped, or Ctrl-C."""
-    with suppress(KeyboardInterrupt), Live(console=Console(highlight=False), auto_refresh=False) as live:
+    """Look every second until all jobs have ended, stopped, or Ctrl-C. Off a terminal only the end is printed."""
+    console = Console(highlight=False)
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             report = read()
-            live.update(status_table(report), refresh=True)
+            if console.is_terminal:
+                live.update(status_table(report), refresh=True)
             if all(job.halted or ended(job) == job.total for job in report.jobs):
                 return
             time.sleep(WATCH_EVERY_S)

@@ -7,7 +7,8 @@ RunnerError
 │   ├── WrongLedgerError       of the other kind (live or sandbox), newer, foreign, not a database
 │   └── JobLockedError         another runner holds the job
 ├── OutputError            the output folder cannot be used as asked
-└── LocalFailureError      this machine failed in the middle of a run; resumable
+├── LocalFailureError      this machine failed in the middle of a run; resumable
+└── InterruptedRunError    a signal came before the run could account for itself; resumable
 """
 
 from collections.abc import Sequence
@@ -62,3 +63,9 @@ class LocalFailureError(RunnerError):
     """Disk, database or output failed in the middle of a run; running again resumes."""
 
     exit_code = 5
+
+
+class InterruptedRunError(RunnerError):
+    """A signal came before the run could account for itself; running again resumes."""
+
+    exit_code = 130

@@ -174,7 +174,10 @@ def _answered(answer: Answer, quote: Quote, price: PriceSheet, size: str) -> Set
     tokens = billed(answer, price, size, quote)
     if tokens is None:
         return _held(quote)
-    return Settlement(AttemptState.SETTLED, price.cost(tokens), tokens)
+    nanos = price.cost(tokens)
+    if (nanos is None and quote.nanos is not None) or (tokens.image is None and quote.image_tokens is not None):
+        return _held(quote)  # priced when it was sent, not any more: unknown is never taken for nothing
+    return Settlement(AttemptState.SETTLED, nanos, tokens)
 
 
 _RELEASED = Settlement(AttemptState.RELEASED, 0, None)

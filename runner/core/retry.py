@@ -63,11 +63,21 @@ def backoff_s(tries: int, jitter: float) -> float:
     return jitter * min(CEILING_S, BASE_S * 2.0 ** min(tries, 10))
 
 
-def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float) -> Move:
+def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float, held: bool = False) -> Move:
     """The move of a task after an attempt; `jitter` is in [0, 1).
+
+    `held`: the attempt may have been bought and keeps its hold; under `unknown: hold` it is not sent again.
 
     429, 503 and requests that never left are not tries: they wait behind the gate of their model.
     """
+    move = _move(outcome, used, policy, jitter)
+    if held and policy.unknown == "hold" and move.state is State.QUEUED:
+        error = f"may have been bought ({move.reason}: {move.error}); held as the manifest asks"
+        return Move(State.FAILED, None, "try", "unknown_held", error)
+    return move
+
+
+def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
     match outcome:
         case Made():
             return Move(State.SUCCEEDED, None, "try", "", "")
@@ -81,15 +91,15 @@ def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float)
         case Invalid():
             return Move(State.FAILED, None, "try", "invalid", f"HTTP {outcome.status}: {outcome.message}")
         case Lost():
-            return _lost(outcome, used, policy, jitter)
+            if outcome.reason == "crashed":  # our own death is not the task's fault
+                return _again(outcome.reason, outcome.cause)
+            return _tried(outcome.reason, outcome.cause, used, policy, jitter)
         case Throttled() | Stopped():
             return _again(outcome.reason, outcome.message)
         case Unreached() | Unstored():
             reason = "unreached" if isinstance(outcome, Unreached) else "unstored"
             return _again(reason, outcome.cause)
         case Interrupted():
-            if outcome.left and policy.unknown == "hold":
-                return _on_hold("interrupted")
             return _again("interrupted", "the run left before the answer came")
         case _:
             assert_never(outcome)
@@ -100,14 +110,6 @@ def _refused(outcome: Refused, used: Tries, policy: RetryPolicy, jitter: float) 
     if outcome.again and used.refused + 1 < policy.refused:
         return Move(State.QUEUED, backoff_s(used.refused, jitter), "refused", outcome.reason, error)
     return Move(State.REFUSED, None, "refused", outcome.reason, error)
-
-
-def _lost(outcome: Lost, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
-    if policy.unknown == "hold":
-        return _on_hold(f"{outcome.reason}: {outcome.cause}")
-    if outcome.reason == "crashed":  # our own death is not the task's fault
-        return _again(outcome.reason, outcome.cause)
-    return _tried(outcome.reason, outcome.cause, used, policy, jitter)
 
 
 def _tried(reason: str, error: str, used: Tries, policy: RetryPolicy, jitter: float) -> Move:
@@ -123,9 +125,3 @@ def _line(words: str) -> str:
 
 def _again(reason: str, error: str) -> Move:
     return Move(State.QUEUED, 0.0, None, reason, error)
-
-
-def _on_hold(cause: str) -> Move:
-    return Move(
-        State.FAILED, None, "try", "unknown_held", f"may have been bought ({cause}); held as the manifest asks"
-    )

@@ -4,6 +4,8 @@ No ledger, no pacing, no decision. It takes one frozen, picklable assignment and
 outcome without image bytes, so that it can run as a coroutine here or on another machine.
 """
 
+from collections.abc import Callable
+
 import anyio
 
 from runner.core.catalog import Model
@@ -13,10 +15,15 @@ from runner.engine.ports import ImageStore, Provider
 from runner.ledger import Claimed
 
 
-async def execute(task: Assignment, provider: Provider, store: ImageStore) -> Outcome:
-    """Send the request and make the picture durable. What the outside world does is never raised."""
+async def execute(
+    task: Assignment, provider: Provider, store: ImageStore, left: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Send the request and make the picture durable. What the outside world does is never raised.
+
+    `left` is called when the request is being written: quotas are judged then.
+    """
     async with store.landing(task) as landing:
-        reply = await provider.render(task, landing)
+        reply = await provider.render(task, landing, left)
         if not isinstance(reply, Pictured):
             return reply
         with anyio.CancelScope(shield=True):  # it is paid for: no cancellation may leave it half kept

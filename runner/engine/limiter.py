@@ -20,13 +20,15 @@ RESTART_MARGIN_S = 0.5
 TICK_S = 0.001
 """The shortest wait; less may be lost in the rounding of a float."""
 
+LOOK_AGAIN_S = 0.05
+
 
 class Pace:
     """At most `rpm` requests in any sliding minute, from the first second on and over restarts.
 
     A bucket of a full minute lets two through at once; a small burst b at rate N-b keeps every window
-    at N and loses under 2 %. The log of sends makes it exact where claims are slow to commit, because the bucket
-    counts permissions and the limit counts requests.
+    at N and loses under 2 %. The log of sends makes it exact where claims are slow to commit or connections slow
+    to open, because the bucket counts permissions and the limit counts requests.
     """
 
     def __init__(self, rpm: int | None, clock: Clock, recent: Iterable[float] = ()) -> None:
@@ -35,6 +37,7 @@ class Pace:
         self._clock = clock
         self._sent: deque[float] = deque()
         self._turn = False
+        self.launched = 0
         if rpm is None:
             return
         burst = max(1, rpm // 100)
@@ -52,17 +55,48 @@ class Pace:
         while (wait_s := self._full_for_s(self.rpm)) > 0:
             await self._clock.sleep(max(wait_s, TICK_S))
 
+    def launch(self) -> "Launch":
+        """Use the turn: a request is on its way to its send."""
+        self._turn = False
+        self.launched += 1
+        return Launch(self)
+
     def sent(self) -> None:
         """A request leaves now."""
         if self.rpm is not None:
-            self._turn = False
             self._sent.append(self._clock.now())
 
     def _full_for_s(self, rpm: int) -> float:
+        """Seconds to look again after; 0 where one more send cannot make any window too full.
+
+        What was launched and has not left yet may leave at any moment from now on: it counts as leaving now.
+        """
         now = self._clock.now()
         while self._sent and self._sent[0] + WINDOW_S <= now:
             self._sent.popleft()
-        return 0.0 if len(self._sent) < rpm else self._sent[-rpm] + WINDOW_S - now
+        over = len(self._sent) + self.launched - rpm
+        if over < 0:
+            return 0.0
+        return self._sent[over] + WINDOW_S - now if over < len(self._sent) else LOOK_AGAIN_S
+
+
+class Launch:
+    """One request between its claim and its send: waiting for a connection, for DNS, for TLS."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace: Pace | None = pace
+
+    def left(self) -> None:
+        """It is being written."""
+        if self._pace is not None:
+            self._pace.sent()
+        self.over()
+
+    def over(self) -> None:
+        """It left, or never will."""
+        if self._pace is not None:
+            self._pace.launched -= 1
+            self._pace = None
 
 
 class Gate:

@@ -11,16 +11,18 @@ from typing import Literal
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from runner.core.budget import Cap, dollars, fits
 from runner.core.catalog import Model
-from runner.core.errors import LocalFailureError
-from runner.core.lifecycle import Interrupted, Outcome, Stopped, Throttled, Unreached, Unstored
+from runner.core.errors import LocalFailureError, RunnerError
+from runner.core.lifecycle import AttemptState, Interrupted, Outcome, Stopped, Throttled, Unreached, Unstored
 from runner.core.pricing import PriceSheet, Settlement, settlement
 from runner.core.retry import Move, RetryPolicy, Tries, decide
+from runner.core.task import Assignment
 from runner.engine.execute import assignment, execute
-from runner.engine.limiter import Gate, Pace
+from runner.engine.limiter import Gate, Launch, Pace
 from runner.engine.ports import Clock, ImageStore, Provider
 from runner.ledger import Claimed, Empty, Ledger, OverBudget, Waiting
 
@@ -96,6 +98,8 @@ class Pool:
         self._changed = anyio.Event()
         self._changes = 0
         self._blocked: str | None = None
+        self._leave: set[str] = set()
+        """Attempts that stay `running` in the ledger: the next run mends them from the disk."""
         self._crew: TaskGroup
 
     async def drain(self) -> Ending:
@@ -108,7 +112,7 @@ class Pool:
 
     def interrupt(self) -> None:
         """Stop claiming; what is in flight, and already being paid for, lands."""
-        self.stop("interrupted", "interrupted")
+        self.stop("interrupted", "a signal; run again to resume")
         self._store.stop_waiting()
 
     def abandon(self) -> None:
@@ -169,19 +173,35 @@ class Pool:
             if self._blocked is not None or not room:
                 self.holding = self._blocked or "no room for another picture"
                 if not room and not self.in_flight:
-                    return self.stop(
-                        "local", "the output has no room for another picture: free some space, run again"
-                    )
+                    return self.stop("local", self._no_room())
                 await self._changed.wait()
             elif self.in_flight >= self.terms.concurrency:
                 self.holding = f"the concurrency of {self.terms.concurrency}"
                 await self._changed.wait()
             elif not self.gate.admits():
                 self.holding = f"the provider ({self.gate.reason})"
-                await self.gate.wait()
+                await self._wait_for_the_gate()
             else:
                 self.holding = ""
                 return None
+
+    def _no_room(self) -> str:
+        return (
+            "the output has no room for another picture: the largest of this job may need "
+            f"{-(-self.terms.picture_bytes // 2**20)} MB, and 64 MB stay free; free some space and run again"
+        )
+
+    async def _wait_for_the_gate(self) -> None:
+        """Wait, but not past the time after which no success stops the run."""
+        patience_s = self.gate.last_success + PATIENCE_S - self._clock.now()
+        if self.in_flight or self.gate.closed_for_s() < patience_s:
+            await self.gate.wait()
+            return
+        with anyio.move_on_after(patience_s):
+            await self.gate.wait()
+            return
+        self.stop("provider", f"half an hour without one success ({self.gate.reason})")
+        await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def _pause(self, claim: Waiting | OverBudget | Empty) -> None:
         """Wait until something lands, or the first retry is due."""
@@ -193,30 +213,46 @@ class Pool:
 
     def _launch(self, attempt: Claimed) -> None:
         self.in_flight += 1
-        self.pace.sent()
-        self._crew.start_soon(self._run_one, attempt, self.gate.enter())
+        self._crew.start_soon(self._run_one, attempt, self.pace.launch(), self.gate.enter())
 
-    async def _run_one(self, attempt: Claimed, epoch: int) -> None:
+    async def _run_one(self, attempt: Claimed, launch: Launch, epoch: int) -> None:
         task = assignment(self.terms.job, attempt, self.terms.model)
         started = self._clock.now()
         outcome: Outcome = Interrupted(left=True)
         log.info("> %s %s %s %s attempt %d", task.stem, task.size, task.aspect, task.token[:8], attempt.number)
         try:
-            outcome = await execute(task, self._provider, self._store)
+            outcome = await execute(task, self._provider, self._store, launch.left)
         except Exception as bug:
             self._store.stop_waiting()
             self.stop("local", f"a bug: {type(bug).__name__}: {bug}")
             raise
         finally:
-            with anyio.CancelScope(shield=True):  # the one shield around money
+            launch.over()
+            with anyio.CancelScope(shield=True):  # from here to the ledger nothing may be lost
+                if isinstance(outcome, Unstored):
+                    outcome = await self._last_look(task, outcome)
                 await self._settle(attempt, epoch, outcome, self._clock.now() - started)
+
+    async def _last_look(self, task: Assignment, outcome: Unstored) -> Outcome:
+        """What was given up may be whole on disk all the same, but for its last step: then it is kept."""
+        try:
+            found = await anyio.to_thread.run_sync(self._store.adopt, task)
+        except RunnerError as error:
+            log.warning("%s: left to the next run (%s)", task.stem, error)
+            self._leave.add(task.token)
+            return outcome
+        return found or outcome
 
     async def _settle(self, attempt: Claimed, epoch: int, outcome: Outcome, latency_s: float) -> None:
         settled = settlement(outcome, attempt.quote, self.terms.sheet, attempt.size)
         used = Tries(attempt.tries, attempt.refused_tries)
-        move = decide(outcome, used, self.terms.retry, jitter=self._clock.jitter())
+        held = settled.state is AttemptState.UNKNOWN
+        move = decide(outcome, used, self.terms.retry, jitter=self._clock.jitter(), held=held)
         try:
-            await self._ledger.settle(attempt, outcome, settled, move, now=self._clock.utc(), latency_s=latency_s)
+            if attempt.token not in self._leave:
+                await self._ledger.settle(
+                    attempt, outcome, settled, move, now=self._clock.utc(), latency_s=latency_s
+                )
         except LocalFailureError as error:
             self.stop("local", str(error))
         log.info("< %s %s %s %s", attempt.stem, type(outcome).__name__.lower(), move.reason, move.error)

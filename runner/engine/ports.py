@@ -1,5 +1,6 @@
 """What the engine needs of the outside world. Adapters satisfy these by structure."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -50,10 +51,11 @@ class ImageStore(Protocol):
 class Provider(Protocol):
     """A client of the image API."""
 
-    async def render(self, task: Assignment, sink: Sink) -> Reply:
+    async def render(self, task: Assignment, sink: Sink, left: Callable[[], None]) -> Reply:
         """Send one request. Every answer and every transport error becomes exactly one Reply.
 
-        On `Pictured` the sink holds the picture. Never raises for what the outside world does.
+        `left` is called once, when the request is being written. On `Pictured` the sink holds the picture. Never
+        raises for what the outside world does.
         """
 
 

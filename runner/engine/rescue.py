@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from runner.core.catalog import Catalog
-from runner.core.lifecycle import Lost, Outcome
+from runner.core.lifecycle import AttemptState, Lost, Outcome
 from runner.core.pricing import PriceSheet, settlement
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.engine.execute import assignment
@@ -56,7 +56,8 @@ class Rescue:
         found = await anyio.to_thread.run_sync(self.store.adopt, task)
         outcome: Outcome = found or Lost("crashed", "the runner died while this request was in flight")
         settled = settlement(outcome, attempt.quote, self.sheet_of(attempt.recipe.model), attempt.size)
-        move = decide(outcome, Tries(attempt.tries, attempt.refused_tries), self.retry, jitter=0.0)
+        used, held = Tries(attempt.tries, attempt.refused_tries), settled.state is AttemptState.UNKNOWN
+        move = decide(outcome, used, self.retry, jitter=0.0, held=held)
         now = self.clock.utc()
         latency_s = None  # nobody measured it
         adopted = found is not None

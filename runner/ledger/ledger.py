@@ -33,8 +33,8 @@ from runner.ledger.facts import (
     Settled,
     TaskRecord,
 )
-from runner.ledger.locks import FileLock, job_lock, ledger_lock
-from runner.ledger.schema import Kind, identify, prepare, refuse_other_kind, require
+from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
+from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import halt, relocate, settle
 from runner.ledger.writer import PATIENCE_S, Writer
 
@@ -60,6 +60,10 @@ class Reader:
     def status(self, job: str, *, since_utc: float) -> JobStatus:
         """Where a job is, with the pictures bought since `since_utc`; LookupError if there is none."""
         return self._ask(queries.status, job, since_utc=since_utc)
+
+    def runner(self, job: str) -> str | None:
+        """The process that runs the job now, in words; None if nobody does."""
+        return runner_of(self.path, job)
 
     def outcomes(self, job: str) -> list[OutcomeRow]:
         """Live tasks by state and reason, most first, with what they cost."""
@@ -174,6 +178,11 @@ class Ledger:
     def busy(self) -> bool:
         """Whether the writer has yet to answer someone: a driven clock must not jump meanwhile."""
         return self._writer.busy
+
+    @staticmethod
+    def is_current(url: str) -> bool:
+        """Whether the ledger at `url` can be read as it is, without an upgrade."""
+        return identify(locate(url)).revision == HEAD
 
     def close(self) -> None:
         """Finish what is queued, and let others migrate."""

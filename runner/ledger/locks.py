@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from types import TracebackType
 from typing import Self
 
 from runner.core.errors import JobLockedError, LedgerError
+
+LOOKS, LOOK_S = 5, 0.02
 
 
 class FileLock:
@@ -72,10 +75,27 @@ class FileLock:
 def job_lock(database: Path, job: str) -> Iterator[FileLock]:
     """Be the one runner of `job`; JobLockedError names the one that already is."""
     with FileLock(_job_file(database, job)) as lock:
-        if not lock.take():
+        if not _taken(lock):
             raise JobLockedError(f"job {job!r} is already being run by {lock.holder()}")
         lock.sign()
         yield lock
+
+
+def _taken(lock: FileLock) -> bool:
+    """Take it; whoever only looks (`runner_of`) holds it for an instant and is waited out."""
+    for _ in range(LOOKS):
+        if lock.take():
+            return True
+        time.sleep(LOOK_S)
+    return lock.take()
+
+
+def runner_of(database: Path, job: str) -> str | None:
+    """Who runs the job now, in words; None if nobody does."""
+    if not _job_file(database, job).exists():
+        return None
+    with FileLock(_job_file(database, job)) as lock:
+        return None if lock.take(shared=True) else lock.holder()
 
 
 def ledger_lock(database: Path) -> FileLock:

@@ -223,7 +223,7 @@ class AttemptRow(SQLModel, table=True):
         CheckConstraint("length(token) = 32", name="token"),
         CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
         CheckConstraint("state = 'settled' OR cost_nanos IS NULL", name="only_settled_costs"),
-        CheckConstraint("(state = 'settled') = (image_tokens IS NOT NULL)", name="settled_has_tokens"),
+        CheckConstraint("state = 'settled' OR image_tokens IS NULL", name="only_settled_has_tokens"),
         # unique: a task has one live attempt
         Index(
             "ix_attempt_in_flight",

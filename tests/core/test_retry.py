@@ -74,8 +74,16 @@ HOLD = RetryPolicy(unknown="hold")
     ],
 )
 def test_where_a_task_goes(outcome, used, policy, state, counts, reason):
-    move = decide(outcome, used, policy, jitter=0.5)
+    held = isinstance(outcome, Lost) or (isinstance(outcome, Interrupted) and outcome.left)
+    move = decide(outcome, used, policy, jitter=0.5, held=held)
     assert (move.state, move.counts, move.reason) == (state, counts, reason)
+
+
+@pytest.mark.parametrize("outcome", [WORDS, SAFETY, Faulted(504, "", billed_unknown=True), Lost("timed_out", "")])
+def test_whatever_may_have_been_bought_is_held_where_the_manifest_asks(outcome):
+    assert decide(outcome, Tries(), HOLD, jitter=0.5, held=True).reason == "unknown_held"
+    assert decide(outcome, Tries(), HOLD, jitter=0.5, held=False).state is State.QUEUED
+    assert decide(BLOCKED, Tries(), HOLD, jitter=0.5, held=True).state is State.REFUSED
 
 
 @given(

@@ -27,7 +27,7 @@ async def sends(rpm, count, recent=(), claim_s=lambda _: 0.0):
     for n in range(count):
         await pace.turn()
         await anyio.sleep(claim_s(n))
-        pace.sent()
+        pace.launch().left()
         times.append(clock.now())
     return times
 
@@ -57,6 +57,36 @@ def test_slow_claims_and_restarts_never_break_the_window(rpm, recent, stalls):
     earlier = [start - ago for ago in recent]
     if worst_window(earlier) <= rpm:
         assert worst_window(earlier + times) <= rpm
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rpm=st.sampled_from([1, 2, 10, 60]),
+    connects=st.lists(st.sampled_from([0.0, 0.3, 5.0, 29.0, None]), min_size=1, max_size=9),
+)
+def test_slow_connections_never_break_the_window_at_the_send(rpm, connects):
+    """Requests are sent when their connection is open, in any order; None never gets one."""
+
+    async def main():
+        clock = DrivenClock()
+        pace = Pace(rpm, clock)
+        times = []
+
+        async def send(launch, connect_s):
+            await anyio.sleep(30.0 if connect_s is None else connect_s)
+            if connect_s is None:
+                launch.over()
+                return
+            times.append(clock.now())
+            launch.left()
+
+        async with anyio.create_task_group() as crew:
+            for n in range(min(3 * rpm, 90)):
+                await pace.turn()
+                crew.start_soon(send, pace.launch(), connects[n % len(connects)])
+        return times
+
+    assert worst_window(drive(main)) <= rpm
 
 
 def test_an_unused_turn_is_kept():

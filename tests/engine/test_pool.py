@@ -271,3 +271,29 @@ def test_a_bug_is_loud_and_keeps_the_money_held(tmp_path):
         bench.run()
     with Ledger.open(bench.url, "live", now_utc=0.0) as ledger:
         assert ledger.reader.status("j", since_utc=0).spend.unknown == WORST
+
+
+@pytest.mark.parametrize("retry_after_s", [3_500.0, 7_200.0])
+def test_a_long_wait_that_the_provider_asks_for_does_not_outlast_the_patience(tmp_path, retry_after_s):
+    bench = Bench(tmp_path, 2, script=lambda *_: Throttled(503, "capacity", "", retry_after_s), concurrency=1)
+    ending, _, took_s = bench.run()
+    assert ending.halted == "provider"
+    assert "half an hour" in ending.reason
+    assert took_s == pytest.approx(1_800, abs=15)
+
+
+def test_a_picture_given_up_but_whole_on_disk_is_kept(tmp_path):
+    bench = Bench(tmp_path, 3, concurrency=1)
+    bench.store.unstored = bench.store.adoptable = True
+    ending, status, _ = bench.run()
+    assert ending.halted is None
+    assert status.tasks[State.SUCCEEDED] == 3
+
+
+def test_a_picture_that_cannot_even_be_looked_at_is_left_to_the_next_run(tmp_path):
+    bench = Bench(tmp_path, 3, concurrency=1)
+    bench.store.unstored = bench.store.unreadable = True
+    ending, status, _ = bench.run()
+    assert ending.halted == "local"
+    assert status.tasks[State.RUNNING] == 1
+    assert status.spend.reserved == WORST

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
-from runner.core.lifecycle import Answer, Made, Outcome, Picture, Usage
+from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Usage
 from runner.core.pricing import PriceSheet, settlement, sheet
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.core.task import Recipe, TaskSpec
@@ -136,12 +136,14 @@ class Desk:
         with self.write() as connection:
             ended = outcome or made(claimed)
             used = Tries(claimed.tries, claimed.refused_tries)
+            settled = settlement(ended, claimed.quote, price, claimed.size)
+            held = settled.state is AttemptState.UNKNOWN
             return settle(
                 connection,
                 claimed,
                 ended,
-                settlement(ended, claimed.quote, price, claimed.size),
-                decide(ended, used, self.policy, jitter=0.5),
+                settled,
+                decide(ended, used, self.policy, jitter=0.5, held=held),
                 now=self.now,
                 latency_s=12.5,
                 adopted=adopted,

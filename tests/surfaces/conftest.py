@@ -44,7 +44,9 @@ def command(home, capsys):
     def run(*arguments):
         words = [str(argument) for argument in arguments]
         capsys.readouterr()
-        code = guarded(lambda: cli(words), wants_json="--json" in words)
+        code = guarded(
+            lambda: cli(words, prog_name="bulkrender", standalone_mode=False), wants_json="--json" in words
+        )
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return Result(code, printed.out, printed.err)

@@ -41,6 +41,7 @@ class Holding:
 
     def __init__(self) -> None:
         self.base_url = ""
+        self.answer = ANSWER
         self._arrived = 0
         self._changed = threading.Condition()
         self._open = threading.Event()
@@ -75,7 +76,7 @@ def holding_service() -> Iterator[Holding]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             service.hold()
-            body = ANSWER.encode()
+            body = service.answer.encode()
             try:
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")

@@ -62,6 +62,12 @@ def test_the_problem_of_a_json_call_is_one_json_object(command, manifest):
         (["run", "j.yaml", "--sandbox", "--base-url", "http://x"], "leave out --base-url"),
         (["run", "j.yaml", "--base-url", "ftp://x"], "base URL"),
         (["run", "j.yaml", "--base-url", "https://user:secret@x"], "must not carry a user"),
+        (["run", "j.yaml", "--base-url", "http://[x"], "cannot be read"),
+        (["run", "j.yaml", "--base-url", "http://h:99999"], "cannot be read"),
+        (["run", "j.yaml", "--budget", "10000000000"], "a billion at most"),
+        (["run", "j.yaml", "--budget", "1e400"], "a billion at most"),
+        (["run"], "missing argument"),
+        (["render"], "no such command"),
         (["run", "j.yaml", "--output", "s3://bucket"], "only local folders"),
         (["run", "j.yaml", "j.yaml", "--sandbox"], "two manifests name the same job: j"),
         (["run", "j.yaml", "--lane", "batch"], "only the standard lane"),
@@ -82,8 +88,10 @@ def test_wrong_options_are_told_in_one_line(command, manifest, home, arguments, 
     assert only(home, "j.yaml")
 
 
-def test_a_secret_in_a_base_url_is_not_repeated(command, manifest):
-    result = command("run", manifest(), "--base-url", "https://user:hunter2@x")
+@pytest.mark.parametrize("url", ["https://user:hunter2@x", "https://user:hunter2", "https://user:hunter2@x:y"])
+def test_a_secret_in_a_base_url_is_not_repeated(command, manifest, url):
+    result = command("run", manifest(), "--base-url", url)
+    assert result.code == 2
     assert "hunter2" not in result.err
 
 

@@ -1,0 +1,151 @@
+"""What changes between two runs: prices, output, pictures, locks, several jobs. Nothing is lost, nothing is free."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.ledger import Ledger
+from tests.surfaces.holding import ANSWER, holding_service
+
+UNKNOWN = "acme-image-9"
+PRICES = "prices: {input: 0.25, text: 1.5, image: 60, image_tokens: 747}"
+
+
+@pytest.fixture
+def held():
+    with holding_service() as service:
+        service.release()
+        yield service
+
+
+@pytest.fixture
+def acme(command, held, monkeypatch, manifest):
+    """Runs a manifest of a model that nobody knows."""
+    monkeypatch.setenv("GEMINI_API_KEY", "k")
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", held.base_url)
+
+    def run(text="", verb="run"):
+        path = manifest(text)
+        path.write_text(path.read_text().replace("gemini-3.1-flash-image-preview", UNKNOWN))
+        return command(verb, path, "--json")
+
+    return run
+
+
+def test_a_model_nobody_knows_runs_and_its_cost_is_null(acme, held):
+    held.answer = ANSWER.replace('"candidatesTokensDetails"', '"someOtherDetails"')
+    answer = json.loads(acme().out)
+    assert (answer["exit_code"], answer["tasks"]["succeeded"]) == (0, 2)
+    assert answer["spend"]["usd"] is None
+    assert answer["spend"]["image_tokens"] is None
+
+
+def test_a_cap_over_spend_that_nobody_knows_is_refused(acme, held):
+    assert acme().code == 0
+    for verb in ("plan", "run"):
+        result = acme(f"variants: 3\nbudget: {{usd: 5}}\n{PRICES}", verb=verb)
+        assert result.code == 2
+        assert "cannot be proven" in result.err
+    assert held.arrived == 2
+
+
+def test_prices_of_the_manifest_prove_a_cap(acme):
+    answer = json.loads(acme(f"budget: {{usd: 1}}\n{PRICES}").out)
+    assert answer["exit_code"] == 0
+    assert answer["spend"]["usd"] == "0.0896415"
+
+
+def test_a_picture_taken_away_and_its_prompt_edited(live, manifest, home):
+    live("run", manifest())
+    (home / "renders/j/a/512-1x1-1.jpg").unlink()
+    edited = manifest(prompts="[{id: a, text: a tiger}, {id: b, text: a dog}]")
+    assert live("run", edited).code == 0
+    assert live("run", edited).code == 0
+    assert (home / "renders/j/a/512-1x1-1.jpg").exists()
+
+
+def test_a_rename_that_a_crash_cut_off_between_disk_and_ledger_is_finished(live, manifest, home, monkeypatch):
+    live("run", manifest())
+    renamed = manifest(prompts="[{id: cat, text: a cat}, {id: b, text: a dog}]")
+
+    async def killed(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Ledger, "relocate", killed)
+        assert live("run", renamed).code == 5
+    assert (home / "renders/j/cat/512-1x1-1.jpg").exists()
+    assert live("plan", renamed).code == 0
+    assert live("run", renamed).code == 0
+    paths = {json.loads(line)["path"] for line in live("export", "j").out.splitlines()}
+    assert paths == {"j/cat/512-1x1-1.jpg", "j/b/512-1x1-1.jpg"}
+
+
+def test_another_output_after_a_kill_is_refused_while_pictures_may_have_landed_in_the_old(
+    manifest, command, monkeypatch
+):
+    manifest("limits: {concurrency: 2}")
+    monkeypatch.setenv("GEMINI_API_KEY", "k")
+    with holding_service() as service:
+        environment = {**os.environ, "GOOGLE_GEMINI_BASE_URL": service.base_url}
+        arguments = [sys.executable, "-P", "-m", "runner", "run", "j.yaml"]
+        with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as run:
+            service.wait_for(2)
+            shown = command("status", "j")
+            run.kill()
+    assert shown.code == 0
+    assert "being run by process" in shown.out
+    dead = command("status", "j")
+    assert dead.code == 130
+    assert "2 requests were in flight when it died" in dead.out
+    result = command("run", "j.yaml", "--output", "other", "--base-url", "http://127.0.0.1:9")
+    assert result.code == 2
+    assert "--output" in result.err
+
+
+def test_a_key_of_the_environment_is_none_of_the_sandboxs_business(command, manifest, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "real-key-of-mine")
+    assert command("run", manifest(), "--sandbox", "--sandbox-latency", 0).code == 0
+
+
+def test_when_the_second_job_is_being_run_the_first_is_not_begun(live, manifest, home):
+    one, two = manifest(name="one.yaml"), manifest(name="two.yaml")
+    two.write_text(two.read_text().replace("job: j", "job: k"))
+    assert live("run", two, "--json").code == 0
+    with Ledger.open("sqlite:///bulkrender.db", "live", now_utc=0.0) as ledger, ledger.lock_job("k"):
+        result = live("run", one, two, "--json")
+    assert result.code == 2
+    assert "'k' is already being run" in json.loads(result.out)["error"]
+    assert not (home / "renders" / "j").exists()
+
+
+def test_several_jobs_are_a_list_whatever_stops_the_first(live, manifest, monkeypatch):
+    one, two = manifest(name="one.yaml"), manifest(name="two.yaml")
+    two.write_text(two.read_text().replace("job: j", "job: k"))
+    monkeypatch.setenv("GEMINI_API_KEY", "wrong")
+    answer = json.loads(live("run", one, two, "--json").out)
+    assert (answer["exit_code"], [job["job"] for job in answer["jobs"]]) == (4, ["j"])
+
+
+@pytest.mark.parametrize("target", ["nodir/x.csv", "folder", "/dev/full"])
+def test_an_export_that_cannot_be_written_says_so(live, manifest, target):
+    live("run", manifest())
+    Path("folder").mkdir()
+    result = live("export", "j", "--to", target)
+    assert result.code == 2
+    assert result.err.startswith(f"error: --to {target}: ")
+
+
+def test_a_cap_that_was_given_for_one_run_is_missed_in_the_next(live, manifest):
+    path = manifest()
+    live("run", path, "--budget", "3")
+    assert "the last run of this job had a cap, this one has none" in live("run", path).err
+
+
+def test_an_empty_ledger_has_no_jobs(command):
+    Ledger.open("sqlite:///bulkrender.db", "live", now_utc=0.0).close()
+    assert "no jobs in this ledger yet" in command("status").out
