@@ -1,4 +1,4 @@
-"""What changes between two runs: prices, output, pictures, locks, several jobs. Nothing is lost, nothing is free."""
+"""What changes between two runs: prices, output, pictures, locks, several jobs. Nothing is lost or free."""
 
 import json
 import os
