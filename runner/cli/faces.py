@@ -105,6 +105,8 @@ class ConsoleFace:
         with unheard():
             self.console.print(outcome_table(outcomes))
             self.console.print(spent_line(status), soft_wrap=True)
+            if status.spend.unknown:
+                self.console.print("held: requests that were never fully answered; they count against the cap")
             self.console.print(f"pictures: {escape(str(output))}", soft_wrap=True)
             if status.halted:
                 self.console.print(f"halted ({status.halted}): {escape(status.reason or '')}", soft_wrap=True)
