@@ -185,6 +185,12 @@ class OutputFolder:
         self.move(picture, new)
         return new
 
+    def aside(self, key: str, picture: Path) -> Path | None:
+        """Where a picture of this key that was superseded last is, if its sidecar says so."""
+        _, last = self._superseded(key, picture)
+        sidecar = None if last is None else self.read_sidecar(json_of(stem_of(last)))
+        return last if sidecar is not None and sidecar.key == key else None
+
     def _superseded(self, key: str, picture: Path) -> tuple[Path, Path | None]:
         """The first free name for a picture of this key, and the last one that is taken."""
         folder, name = picture.parent / SUPERSEDED, f"{picture.stem}.{short(key)}"

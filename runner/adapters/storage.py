@@ -148,6 +148,16 @@ class FolderStore:
         with self._local():
             return self.folder.relative(self.folder.supersede(key, self.folder.locate(path)))
 
+    def restore(self, key: str, path: str) -> bool:
+        """Bring a picture back from `superseded/` to a path that nothing else took; tells whether it is there."""
+        with self._local():
+            aside = self.folder.aside(key, self.folder.locate(path))
+            if aside is None:
+                return False
+            with suppress(OutputError):  # another picture has its place by now
+                return bool(relocation.relocate(self.folder, [(key, self.folder.relative(aside), path)]))
+        return False
+
     @contextmanager
     def _local(self) -> Iterator[None]:
         try:

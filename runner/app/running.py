@@ -264,7 +264,10 @@ class JobRun:
         """Finish moves of pictures that a crash cut off, so that nothing paid for seems gone."""
         paths = {task.path: task.key for task in reader.tasks(self.campaign.job, orphaned=True) if task.path}
         gone = self.store.missing(paths)
-        self.store.relocate([(paths[path], path, path) for path in gone])
+        put_back = set(self.store.relocate([(paths[path], path, path) for path in gone]))
+        for path in gone:
+            if paths[path] not in put_back:  # it may have been superseded on disk and not in the ledger
+                self.store.restore(paths[path], path)
 
     def _same_output(self, reader: Reader) -> None:
         """Pictures live below one root; another root is fine only if they were moved there."""

@@ -85,6 +85,28 @@ def test_a_rename_that_a_crash_cut_off_between_disk_and_ledger_is_finished(live,
     assert paths == {"j/cat/512-1x1-1.jpg", "j/b/512-1x1-1.jpg"}
 
 
+@pytest.mark.parametrize("reverted", [False, True])
+def test_superseding_that_a_crash_cut_off_loses_no_picture(live, manifest, home, monkeypatch, reverted):
+    live("run", manifest())
+    cat = (home / "renders/j/a/512-1x1-1.jpg").read_bytes()
+    tiger = "[{id: a, text: a tiger}, {id: b, text: a dog}]"
+
+    async def killed(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Ledger, "relocate", killed)
+        assert live("run", manifest(prompts=tiger)).code == 5
+    assert not (home / "renders/j/a/512-1x1-1.jpg").exists()
+    assert live("run", manifest() if reverted else manifest(prompts=tiger)).code == 0
+    here = home / "renders/j/a" if reverted else home / "renders/j/a/superseded"
+    assert cat in [path.read_bytes() for path in here.glob("*.jpg")]
+    assert len(list((home / "renders").rglob("*.jpg"))) == (2 if reverted else 3)
+    for line in live("export", "j", "--all").out.splitlines():
+        path = json.loads(line)["path"]
+        assert path is None or (home / "renders" / path).exists()
+
+
 def test_another_output_after_a_kill_is_refused_while_pictures_may_have_landed_in_the_old(
     manifest, command, monkeypatch
 ):
