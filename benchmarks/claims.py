@@ -14,15 +14,17 @@ from pathlib import Path
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
 from runner.core.lifecycle import Answer, Made, Picture, Usage
+from runner.core.limits import Limits
 from runner.core.pricing import settlement, sheet
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger import Claimed, JobSpec, Ledger
+from runner.ledger import Claimed, JobSpec, Ledger, Wish
 
 SIZES = (1_000, 10_000, 40_000)
 CLAIMS = 200
 MODEL = builtin().models["gemini-3.1-flash-image-preview"]
 SHEET = sheet(MODEL, "standard")
+WISH = Wish("e", MODEL.id, Limits(rpm=10_000_000))
 
 
 def specs(count: int) -> Iterator[TaskSpec]:
@@ -34,7 +36,7 @@ def specs(count: int) -> Iterator[TaskSpec]:
 async def buy(ledger: Ledger) -> None:
     """One claim and its settle."""
     token = uuid.uuid4().hex
-    claimed = await ledger.claim("j", now=1.0, sheet=SHEET, cap=Cap(), token=token, endpoint="e")
+    claimed = await ledger.claim("j", now=1.0, sheet=SHEET, cap=Cap(), token=token, wish=WISH)
     if not isinstance(claimed, Claimed):
         raise TypeError(f"nothing to claim: {claimed}")
     usage = Usage(prompt=3, candidates=1_200, image=1_120)

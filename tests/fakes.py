@@ -100,8 +100,8 @@ class DrivenLedger:
     """The real ledger; while its thread works, a driven loop's time stands still."""
 
     def __init__(self, ledger, loop) -> None:
-        self.ledger, self.reader, self.working = ledger, ledger.reader, 0
-        loop.busy = lambda: self.working > 0
+        self.ledger, self.reader, self.left, self.working = ledger, ledger.reader, ledger.left, 0
+        loop.busy = lambda: self.working > 0 or ledger.busy
 
     def __getattr__(self, verb):
         async def run(*args, **kwargs):

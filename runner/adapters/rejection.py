@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.adapters.quota import read_delay_s, read_quota
+from runner.adapters.quota import read_delay_s, read_parked, read_quota
 from runner.adapters.trouble import Trouble, read_trouble
 from runner.core.catalog import Catalog, bare
 from runner.core.lifecycle import Faulted, Invalid, Reply, Stopped, Throttled
@@ -61,12 +61,16 @@ def read_rejection(status: int, headers: Mapping[str, str], body: bytes | bytear
 
 
 def _unwelcome(status: int, trouble: Trouble) -> Reply:
-    if trouble.no_credit or status == 402:
+    if trouble.no_credit:
         return Stopped(status, "credits", trouble.said)
     if trouble.status == "FAILED_PRECONDITION" or "BILLING_DISABLED" in trouble.reasons:
         return Stopped(status, "billing", trouble.said)
     if status == 403 and not trouble.status and _CONTENT.search(trouble.said):
         return Invalid(status, trouble.said)  # a router's own filter: this prompt, not the key
+    if status in {402, 403} and (parked := read_parked(status, trouble)):
+        return parked
+    if status == 402:
+        return Stopped(status, "credits", trouble.said)
     if status != 400 or _is_bad_key(trouble):
         return Stopped(status, "key", trouble.said)
     return Invalid(status, trouble.said)

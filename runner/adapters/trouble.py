@@ -11,7 +11,7 @@ _NO_CREDIT = re.compile(
     r"prepay"
     r"|credits?\b.{0,40}\b(?:deplet|exhaust|used up|run out|ran out)"
     r"|(?:insufficient|not enough|out of)[ _](?:credit|balance|funds)"
-    r"|(?:spend|spending|monthly|billing)[ _](?:cap|hard limit)\b",
+    r"|billing[ _]hard[ _]limit\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -37,7 +37,10 @@ class Trouble:
 
     @property
     def no_credit(self) -> bool:
-        """Whether it says that there is no money left; the words of an INVALID_ARGUMENT may quote a prompt."""
+        """Whether it says that there is no money left, which only paying lifts: no cap of a month.
+
+        The words of an INVALID_ARGUMENT may quote a prompt.
+        """
         if self.code in _NO_CREDIT_CODES:
             return True
         return self.status != "INVALID_ARGUMENT" and bool(_NO_CREDIT.search(self.said))

@@ -7,7 +7,7 @@ same history.
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -52,7 +52,21 @@ def _command(settings: Settings, state: Path, socket: str) -> list[str]:
         command += ["--latency", str(options.sandbox_latency_s)]
     if options.sandbox_seed is not None:
         command += ["--seed", str(options.sandbox_seed)]
+    if options.sandbox_speed is not None:
+        command += ["--speed", str(options.sandbox_speed)]
+    command += _quotas(options.sandbox_quotas)
+    for outage in options.sandbox_outages:
+        command += ["--outage", outage]
     return command
+
+
+def _quotas(texts: Sequence[str]) -> list[str]:
+    if not texts:
+        return []
+    from runner.app.serving import QUOTA_OPTIONS, read_quotas
+
+    read = read_quotas("--sandbox-quota", texts)
+    return [word for name, value in read.items() for word in (QUOTA_OPTIONS[name], value)]
 
 
 def _without_keys(settings: Settings) -> dict[str, str]:

@@ -9,7 +9,16 @@ from runner.app.campaign import Plan, load
 from runner.app.running import RECENT_S
 from runner.app.settings import Options, Settings, resolve
 from runner.app.start import preview
-from runner.app.views import Json, cap_object, exit_code, export_row, gravest, job_object, jobs_object
+from runner.app.views import (
+    Json,
+    account_object,
+    cap_object,
+    exit_code,
+    export_row,
+    gravest,
+    job_object,
+    jobs_object,
+)
 from runner.core.budget import dollars
 from runner.core.catalog import Model, Prices, builtin
 from runner.core.errors import UsageError
@@ -43,6 +52,22 @@ def plan_object(planned: Plan) -> Json:
         },
         "cap": cap_object(planned.campaign.cap),
         "fits": planned.fits,
+        "account": None if planned.account is None else account_object(planned.account),
+        "finish": _finish_object(planned),
+        "feasible": planned.feasible,
+    }
+
+
+def _finish_object(planned: Plan) -> Json | None:
+    """The earliest finish under all limits; null where there is nothing to buy."""
+    finish = planned.finish
+    if finish is None:
+        return None
+    return {
+        "earliest_s": None if finish.finish_s is None else round(finish.finish_s),
+        "binds": finish.binds,
+        "tasks": finish.bought,
+        "stopped_by": finish.stopped_by,
     }
 
 
@@ -85,6 +110,7 @@ def _honest(status: JobStatus, runners: Mapping[str, str]) -> JobStatus:
     ended = sum(status.tasks[state] for state in TERMINAL)
     if status.job in runners:
         return replace(status, halted=None, reason=None)
+    status = replace(status, pulse=None)
     if status.halted is not None or ended == status.total:
         return status
     left = status.tasks[State.RUNNING]

@@ -4,9 +4,10 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import anyio
 
 from runner.adapters.gemini import GeminiProvider
 from runner.adapters.storage import FolderStore
-from runner.app.campaign import Campaign, Plan, plan, refuse_shared_paths
+from runner.app.campaign import DEFAULT_CONCURRENCY, Campaign, Plan, plan, refuse_shared_paths
 from runner.app.child import sandbox_child
 from runner.app.settings import Settings, read_key
 from runner.app.views import EXIT_BY_HALT
@@ -22,11 +23,10 @@ from runner.core.catalog import builtin
 from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
 from runner.core.pricing import PriceSheet, sheet
 from runner.engine.clock import LoopClock
-from runner.engine.limiter import WINDOW_S, Pace
 from runner.engine.pool import Ending, Pool, Terms
 from runner.engine.ports import Provider
 from runner.engine.rescue import Rescue, Rescued
-from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader
+from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader, Wish
 
 log = logging.getLogger("bulkrender")
 
@@ -119,7 +119,7 @@ def _provider(campaign: Campaign, settings: Settings, socket: str | None) -> Gem
         base_url=settings.base_url,
         key=read_key(settings),
         request_timeout_s=manifest.limits.request_timeout_s,
-        connections=campaign.concurrency,
+        connections=campaign.limits.concurrency or DEFAULT_CONCURRENCY,
         uds=socket,
         catalog=builtin(),
         model_line=f"{manifest.file}:{manifest.model_line}",
@@ -172,7 +172,18 @@ class JobRun:
             self.face.mended(await self._rescue().mend(job))
             await anyio.to_thread.run_sync(self._put_back, reader)
         refuse_shared_paths(self.campaign, reader, self._root())
-        planned = await anyio.to_thread.run_sync(plan, self.campaign, reader, self.store)
+        if self.settings.options.forget_limits:
+            await self.ledger.unlearn(self._wish(), now=self.clock.utc())
+        planned = await anyio.to_thread.run_sync(
+            partial(
+                plan,
+                self.campaign,
+                reader,
+                self.store,
+                self.settings,
+                now_utc=self.clock.utc(),
+            )
+        )
         for note in planned.notes:
             log.warning("%s", note)
         refused = not planned.fits and self.campaign.manifest.budget.on_exceed == "refuse"
@@ -189,9 +200,10 @@ class JobRun:
     async def render(self, provider: Provider) -> JobStatus:
         """Buy what is left, under signals and progress; then account."""
         self._started = self.clock.utc()
-        pool = self.pool = Pool(
-            self._terms(), self.ledger, provider, self.store, self.clock, self._pace(), new_token=_token
-        )
+        job = self.campaign.job
+        mix = await anyio.to_thread.run_sync(self.ledger.reader.left_to_buy, job)
+        terms = self._terms(mix)
+        pool = self.pool = Pool(terms, self.ledger, provider, self.store, self.clock, new_token=_token)
         if self._asked:  # while the pool was being made
             pool.interrupt()
         async with anyio.create_task_group() as beside:
@@ -199,6 +211,7 @@ class JobRun:
             ending = await pool.drain()
             beside.cancel_scope.cancel()
         await self._halt(ending)
+        await self._quiet(job)
         status = replace(self.status(), halted=ending.halted, reason=ending.reason)
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
@@ -208,25 +221,23 @@ class JobRun:
         since = max(self._started, self.clock.utc() - RECENT_S)
         return self.ledger.reader.status(self.campaign.job, since_utc=since)
 
-    def _terms(self) -> Terms:
+    def _terms(self, mix: Mapping[tuple[str, str], int]) -> Terms:
         campaign = self.campaign
         return Terms(
             job=campaign.job,
             model=campaign.model,
-            endpoint=self.settings.endpoint,
+            wish=self._wish(),
             sheet=campaign.sheet,
             cap=campaign.cap,
             retry=campaign.manifest.retry,
-            concurrency=campaign.concurrency,
             picture_bytes=campaign.picture_bytes,
+            likely=campaign.usual(mix),
+            weigh=campaign.answer_bytes,
+            wait=self.settings.options.wait,
         )
 
-    def _pace(self) -> Pace:
-        now = self.clock.utc()
-        starts = self.ledger.reader.recent_starts(
-            self.campaign.manifest.model, self.settings.endpoint, now - WINDOW_S
-        )
-        return Pace(self.campaign.rpm, self.clock, [now - start for start in starts])
+    def _wish(self) -> Wish:
+        return Wish(self.settings.endpoint, self.campaign.manifest.model, self.campaign.limits)
 
     def _rescue(self) -> Rescue:
         return Rescue(self.ledger, self.store, self.clock, builtin(), self._sheet_of, self.campaign.manifest.retry)
@@ -243,7 +254,8 @@ class JobRun:
             manifest_sha256=campaign.sha256,
             output_root=self._root(),
             cap=campaign.cap,
-            config={"manifest": campaign.manifest.file, "rpm": campaign.rpm, "concurrency": campaign.concurrency},
+            config={"manifest": campaign.manifest.file, "limits": asdict(campaign.limits)},
+            account=campaign.account,
         )
         enqueued = await self.ledger.enqueue(spec, campaign.specs, now=self.clock.utc())
         await self.ledger.halt(campaign.job, None, None, now=self.clock.utc())
@@ -322,6 +334,10 @@ class JobRun:
             await self.ledger.halt(self.campaign.job, ending.halted, ending.reason, now=self.clock.utc())
         except LocalFailureError as error:  # the exit code says it; the ledger could not
             log.warning("%s", error)
+
+    async def _quiet(self, job: str) -> None:
+        with suppress(LocalFailureError):  # others pass over who does not come back
+            await self.ledger.quiet(job)
 
     def _blocked(self, cause: str | None) -> None:
         if self.pool is not None:

@@ -11,9 +11,12 @@ from pydantic import SecretStr
 
 from runner.core.budget import NANOS
 from runner.core.errors import UsageError
+from runner.engine.outlook import FIRST_LATENCY_S
 
 MOST_DOLLARS = 10**9
 """As in the manifest: nano-dollars of it fit the ledger."""
+SANDBOX_LATENCY_S = 0.4
+"""What the sandbox takes if it is told nothing else."""
 GOOGLE = "https://generativelanguage.googleapis.com"
 
 
@@ -28,12 +31,21 @@ class Options:
     sandbox_faults: str | None = None
     sandbox_latency_s: float | None = None
     sandbox_seed: int | None = None
+    sandbox_quotas: tuple[str, ...] = ()
+    """`rpm`, `tpm`, `ipm`, `rpd`, `spend` (dollars in ten minutes) or `month` (dollars), each as `name=value`."""
+    sandbox_speed: float | None = None
+    sandbox_outages: tuple[str, ...] = ()
+    """As `START+LENGTH[:KIND]`, in seconds of the sandbox's clock."""
     budget: str | None = None
     rpm: int | None = None
     concurrency: int | None = None
     lane: str | None = None
     yes: bool = False
     grace_s: float = 25.0
+    wait: bool = False
+    """Sleep through a daily limit."""
+    forget_limits: bool = False
+    """What refusals have taught does not count any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,14 @@ class Settings:
     def kind(self) -> Literal["live", "sandbox"]:
         """`sandbox` or `live`: what the ledger is marked as."""
         return "sandbox" if self.sandbox else "live"
+
+    @property
+    def usual_latency_s(self) -> float:
+        """Seconds that an answer usually takes."""
+        if not self.sandbox:
+            return FIRST_LATENCY_S
+        told = self.options.sandbox_latency_s
+        return (SANDBOX_LATENCY_S if told is None else told) / (self.options.sandbox_speed or 1.0)
 
     @property
     def endpoint(self) -> str:

@@ -44,7 +44,8 @@ def preview(campaign: Campaign, settings: Settings) -> Plan:
     if reader is not None:
         refuse_shared_paths(campaign, reader, str(settings.output.resolve()))
     try:
-        return plan(campaign, reader, FolderStore(settings.output))
+        store = FolderStore(settings.output)
+        return plan(campaign, reader, store, settings, now_utc=time.time())
     except LocalFailureError as error:  # nothing was begun: it is a matter of what was asked for
         raise OutputError(str(error)) from None
 

@@ -1,11 +1,12 @@
 """The JSON objects and rows that programs read. Money is an exact decimal string; unknown is null, never zero."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from runner.core.budget import Cap, dollars
+from runner.core.budget import Cap, Spend, dollars
 from runner.core.lifecycle import TERMINAL, State
-from runner.ledger import JobStatus, TaskRecord
+from runner.ledger import AccountStatus, JobStatus, Pulse, TaskRecord
 
 Json = dict[str, Any]
 
@@ -60,23 +61,56 @@ def gravest(codes: list[int]) -> int:
 
 def job_object(status: JobStatus) -> Json:
     """`run` and `status` of one job (design §2)."""
-    spend, priced, counted = status.spend, not status.unpriced, not status.uncounted
     return {
         "job": status.job,
         "tasks": {"total": status.total, **{state.value: status.tasks[state] for state in State}},
-        "spend": {
-            "usd": _usd(spend.settled, known=priced),
-            "reserved_usd": _usd(spend.reserved, known=priced),
-            "unknown_usd": _usd(spend.unknown, known=priced),
-            "image_tokens": spend.settled_image_tokens if counted else None,
-            "reserved_image_tokens": spend.reserved_image_tokens if counted else None,
-            "unknown_image_tokens": spend.unknown_image_tokens if counted else None,
-        },
+        "spend": spend_object(status.spend, priced=not status.unpriced, counted=not status.uncounted),
         "cap": cap_object(status.cap),
+        "account": None if status.account is None else account_object(status.account),
+        "holding": None if status.pulse is None else holding_object(status.pulse),
         "halted": status.halted,
         "reason": status.reason,
         "exit_code": exit_code(status),
     }
+
+
+def spend_object(spend: Spend, *, priced: bool, counted: bool) -> Json:
+    """Money and image tokens, spent and held; null where a price or a count is not known."""
+    return {
+        "usd": _usd(spend.settled, known=priced),
+        "reserved_usd": _usd(spend.reserved, known=priced),
+        "unknown_usd": _usd(spend.unknown, known=priced),
+        "image_tokens": spend.settled_image_tokens if counted else None,
+        "reserved_image_tokens": spend.reserved_image_tokens if counted else None,
+        "unknown_image_tokens": spend.unknown_image_tokens if counted else None,
+    }
+
+
+def account_object(account: AccountStatus) -> Json:
+    """One cap over many jobs."""
+    spend = spend_object(account.spend, priced=not account.unpriced, counted=not account.uncounted)
+    return {"name": account.name, "cap": cap_object(account.cap), "spend": spend, "jobs": list(account.jobs)}
+
+
+def holding_object(pulse: Pulse) -> Json:
+    """What holds a live run back, and when it will be done with and without it; null: never, or not known."""
+    return {
+        "binds": pulse.binds,
+        "says": pulse.said,
+        "since": instant(pulse.since),
+        "eta": instant(pulse.finish_at),
+        "eta_without": instant(pulse.finish_without_at),
+        "requests_per_minute": pulse.rpm,
+        "believes": pulse.belief or None,
+        "at": instant(pulse.at),
+    }
+
+
+def instant(utc: float | None) -> str | None:
+    """A moment as people and programs read it, to the second."""
+    if utc is None:
+        return None
+    return datetime.fromtimestamp(utc, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def cap_object(cap: Cap) -> Json:

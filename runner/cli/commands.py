@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +37,7 @@ BaseUrl = Annotated[
 Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for the service; no key, no money.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
 Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [16].")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
 Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -82,7 +83,7 @@ def plan(
     if as_json:
         _face().notes(planned)
     _emit(plan_object(planned), as_json=as_json, text=lambda: plan_table(planned))
-    raise typer.Exit(0 if planned.fits else 3)
+    raise typer.Exit(0 if planned.fits and planned.feasible else 3)
 
 
 @cli.command()
@@ -100,10 +101,34 @@ def run(
     sandbox_faults: Annotated[str | None, typer.Option(help="Faults of the sandbox: a preset or a file.")] = None,
     sandbox_latency: Annotated[float | None, typer.Option(min=0, help="Seconds the sandbox takes.")] = None,
     sandbox_seed: Annotated[int | None, typer.Option(help="Seed of the sandbox.")] = None,
+    sandbox_quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A quota of the sandbox, repeatable: rpm, tpm, ipm, rpd, spend (dollars in ten minutes), "
+            "month (dollars).",
+        ),
+    ] = None,
+    sandbox_speed: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="How fast the sandbox's clock runs; the run's own stays the wall's."),
+    ] = None,
+    sandbox_outage: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="START+LENGTH[:KIND]",
+            help="An outage of the sandbox in seconds of its clock, repeatable: 60+30, 60+30:timeout.",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Sleep through a daily limit and go on.")] = False,
+    forget_limits: Annotated[
+        bool, typer.Option("--forget-limits", help="Ask anew what refusals have taught: rates, parked days.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Record the plan and render until done, halted or interrupted. Running it again is resuming."""
+    _check_sandbox(sandbox_quota or (), sandbox_outage or ())
     from runner.app.start import run_manifests
 
     options = Options(
@@ -114,12 +139,17 @@ def run(
         sandbox_faults=sandbox_faults,
         sandbox_latency_s=sandbox_latency,
         sandbox_seed=sandbox_seed,
+        sandbox_quotas=tuple(sandbox_quota or ()),
+        sandbox_speed=sandbox_speed,
+        sandbox_outages=tuple(sandbox_outage or ()),
         budget=budget,
         rpm=rpm,
         concurrency=concurrency,
         lane=lane,
         yes=yes,
         grace_s=grace,
+        wait=wait,
+        forget_limits=forget_limits,
     )
     result = run_manifests(manifests, options, os.environ, _face())
     if as_json:
@@ -194,9 +224,56 @@ def sandbox(
         str, typer.Option(help="A preset (none, mild, storm, night), a file, or name=share,…")
     ] = "none",
     seed: Annotated[int, typer.Option(help="Seed of faults, usage and latency.")] = 0,
-    speed: Annotated[float, typer.Option(min=0.001, help="How fast its clock runs.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="How fast its clock runs: quotas, days, outages, delays.")
+    ] = 1.0,
     latency: Annotated[float, typer.Option(min=0, help="Seconds an answer takes on average.")] = 0.4,
-    rpm: Annotated[int | None, typer.Option(min=1, help="Its quota of requests a minute.")] = None,
+    rpm: Annotated[
+        str | None, typer.Option(metavar="N", help="Quota: requests in any minute, for each model.")
+    ] = None,
+    tpm: Annotated[
+        str | None, typer.Option(metavar="N", help="Quota: input tokens in any minute, for each model.")
+    ] = None,
+    ipm: Annotated[
+        str | None, typer.Option(metavar="N", help="Quota: images in any minute, for each model.")
+    ] = None,
+    rpd: Annotated[
+        str | None, typer.Option(metavar="N", help="Quota: requests in a Pacific day, for each model.")
+    ] = None,
+    spend_per_10min: Annotated[
+        str | None,
+        typer.Option(
+            "--spend-per-10min", metavar="USD", help="Quota: dollars in any ten minutes, all models together."
+        ),
+    ] = None,
+    spend_per_month: Annotated[
+        str | None,
+        typer.Option(metavar="USD", help="Quota: dollars in a Pacific calendar month, all models together."),
+    ] = None,
+    spent_this_month: Annotated[
+        str,
+        typer.Option(
+            metavar="USD", help="Dollars of that quota already spent in the month in which it first started."
+        ),
+    ] = "0",
+    count_rejected: Annotated[
+        bool, typer.Option("--count-rejected", help="Requests that a quota rejects use it up as well.")
+    ] = False,
+    nameless_quotas: Annotated[
+        bool, typer.Option("--nameless-quotas", help="A quota refuses without its name, its limit and a delay.")
+    ] = False,
+    quota_values: Annotated[
+        bool,
+        typer.Option("--quota-values/--no-quota-values", help="Whether a refusal says how large the quota is."),
+    ] = True,
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="START+LENGTH[:KIND]",
+            help="An outage, repeatable: seconds of its clock from its first start, and how long. "
+            "KIND: 503, 500, 504, timeout (no answer), refuse (closed unread).",
+        ),
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", help="End with the parent.")] = False,
 ) -> None:
     """Serve the sandbox. Prints its base URL first; takes the key in GEMINI_API_KEY, else `sandbox`."""
@@ -204,6 +281,7 @@ def sandbox(
 
     if (port is None) == (uds is None):
         raise typer.BadParameter("give either --port or --uds")
+    quotas = {"rpm": rpm, "tpm": tpm, "ipm": ipm, "rpd": rpd, "spend": spend_per_10min, "month": spend_per_month}
     serve_sandbox(
         port=port,
         uds=uds,
@@ -214,9 +292,23 @@ def sandbox(
         seed=seed,
         speed=speed,
         latency_s=latency,
-        quotas={} if rpm is None else {"rpm": rpm},
+        quotas={name: text for name, text in quotas.items() if text is not None},
+        spent_this_month=spent_this_month,
+        count_rejected=count_rejected,
+        nameless_quotas=nameless_quotas,
+        quota_values=quota_values,
+        outages=outage or (),
         until_stdin_closes=until_stdin_closes,
     )
+
+
+def _check_sandbox(quotas: Sequence[str], outages: Sequence[str]) -> None:
+    """Refuse what the sandbox could not be started with before anything is recorded."""
+    if quotas or outages:
+        from runner.app.serving import read_outages, read_quotas
+
+        read_quotas("--sandbox-quota", quotas)
+        read_outages("--sandbox-outage", outages)
 
 
 def _face() -> Any:

@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.campaign import Plan, price_line
+from runner.app.campaign import BINDING_WORDS, Plan, duration, finish_line, held_words, price_line
 from runner.app.running import RECENT_S, Watched
 from runner.core.budget import dollars
 from runner.core.errors import RunnerError
 from runner.core.lifecycle import TERMINAL, State
 from runner.engine.rescue import Rescued
-from runner.ledger import JobStatus, OutcomeRow
+from runner.ledger import AccountStatus, JobStatus, OutcomeRow, Pulse
 
 log = logging.getLogger("bulkrender")
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 10.0
+MOST_NAMES = 5
+"""Jobs of an account that are named; the rest are counted."""
 
 
 @contextmanager
@@ -68,6 +68,8 @@ class ConsoleFace:
         self.notes(plan)
         with unheard():
             self.console.print(f"job {escape(plan.campaign.job)}: {line}", soft_wrap=True)
+            if finish := finish_line(plan):
+                self.console.print(f"job {escape(plan.campaign.job)}: {finish}", soft_wrap=True)
         if not ask or not plan.to_buy or not (sys.stdin.isatty() and self.console.is_terminal):
             return True
         with plain_interrupts(), suppress(EOFError, OSError):
@@ -105,6 +107,8 @@ class ConsoleFace:
         with unheard():
             self.console.print(outcome_table(outcomes))
             self.console.print(spent_line(status), soft_wrap=True)
+            if status.account is not None:
+                self.console.print(escape(account_line(status.account)), soft_wrap=True)
             if status.spend.unknown:
                 self.console.print("held: requests that were never fully answered; they count against the cap")
             self.console.print(f"pictures: {escape(str(output))}", soft_wrap=True)
@@ -151,20 +155,49 @@ def pace_line(status: JobStatus, watched: Watched) -> str:
 
 def money_line(status: JobStatus, watched: Watched) -> str:
     """Spend against cap, and what holds it back."""
-    holding = f", held back by {watched.pool.holding}" if watched.pool.holding else ""
-    return spend_against_cap(status) + holding
+    pulse = watched.pool.pulse
+    words = "" if pulse is None else holding(pulse)
+    return ", ".join(filter(None, (spend_against_cap(status), words)))
+
+
+def holding(pulse: Pulse) -> str:
+    """What holds a run back, and what it costs; empty where nothing but the time that answers take does."""
+    if pulse.binds is None:
+        return ""
+    words = f"held back by {BINDING_WORDS[pulse.binds]} ({shortened(pulse.said)})"
+    if pulse.belief:
+        words += f", believes {pulse.belief}"
+    if pulse.finish_without_at is not None and pulse.finish_without_at != pulse.finish_at:
+        words += f", without it done in {duration(pulse.finish_without_at - pulse.at)}"
+    return words
+
+
+def shortened(words: str) -> str:
+    """The words of a refusal as part of a line."""
+    line = " ".join(words.split())
+    return line if len(line) <= 100 else f"{line[:99]}…"
 
 
 def rate_and_eta(status: JobStatus, window_s: float = RECENT_S) -> list[str]:
-    """Pictures a minute over the last `window_s`, and when all is done at that rate."""
+    """Pictures a minute over the last `window_s`, and when all is done: as the run says, else at that rate."""
     a_minute = status.recent_successes * 60 / min(RECENT_S, max(1.0, window_s))
     left = status.total - ended(status)
     if status.halted or not left:
         return []
     parts = [f"{a_minute:.0f} images/min"]
-    if a_minute:
-        parts.append(f"ETA {timedelta(seconds=ceil(left * 60 / a_minute))}")
+    pulse = status.pulse
+    if pulse is not None and pulse.finish_at is not None:
+        parts.append(f"ETA {duration(max(0.0, pulse.finish_at - time.time()))}")
+    elif pulse is None and a_minute:
+        parts.append(f"ETA {duration(left * 60 / a_minute)}")
     return parts
+
+
+def account_line(account: AccountStatus) -> str:
+    """What is spent and held under an account, against its cap, and whose it is."""
+    shown = ", ".join(account.jobs[:MOST_NAMES])
+    more = len(account.jobs) - MOST_NAMES
+    return f"account {account.name}: {held_words(account)}; jobs: {shown}{f' and {more} more' if more > 0 else ''}"
 
 
 def spend_against_cap(status: JobStatus) -> str:

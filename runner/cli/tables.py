@@ -9,9 +9,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.app.campaign import Plan, price_line
+from runner.app.campaign import Plan, finish_line, price_line
 from runner.app.reports import LANES, StatusReport
-from runner.cli.faces import ended, rate_and_eta, spend_against_cap
+from runner.cli.faces import account_line, ended, holding, rate_and_eta, spend_against_cap
 from runner.core.budget import dollars
 from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
@@ -24,8 +24,9 @@ def plan_table(plan: Plan) -> RenderableType:
     """The plan in a few lines."""
     counts = f"{plan.total} tasks: {plan.new} new, {plan.retry} to try again, {plan.done} done"
     lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
+    lines += [f"  {line}"] if (line := finish_line(plan)) else []
     lines += [f"  note: {note}" for note in plan.notes]
-    lines.append("  fits the cap" if plan.fits else "  does not fit the cap")
+    lines.append("  fits the cap" if plan.fits else f"  does not fit {plan.over}")
     return Group(*(escape(line) for line in lines))
 
 
@@ -46,6 +47,10 @@ def _status_lines(job: JobStatus, runner: str | None) -> list[str]:
         f"{job.job}: {ended(job)} of {job.total} done ({', '.join(counts) or 'no tasks'})",
         f"  {', '.join([spend_against_cap(job), *rate_and_eta(job)])}",
     ]
+    if job.account is not None:
+        lines.append(f"  {account_line(job.account)}")
+    if job.pulse is not None and (words := holding(job.pulse)):
+        lines.append(f"  {words}")
     if runner:
         lines.append(f"  being run by {runner}")
     if job.halted:

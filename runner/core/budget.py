@@ -15,6 +15,12 @@ class Cap:
     nanos: int | None = None
     image_tokens: int | None = None
 
+    def words(self) -> str:
+        """`$25.00 and 200000 image tokens`; `nothing` where there is no cap."""
+        money = [] if self.nanos is None else [f"${dollars(self.nanos)}"]
+        tokens = [] if self.image_tokens is None else [f"{self.image_tokens} image tokens"]
+        return " and ".join([*money, *tokens]) or "nothing"
+
 
 @dataclass(frozen=True, slots=True)
 class Spend:
@@ -26,6 +32,10 @@ class Spend:
     settled_image_tokens: int = 0
     reserved_image_tokens: int = 0
     unknown_image_tokens: int = 0
+
+    def plus(self, other: "Spend") -> "Spend":
+        """Both together."""
+        return Spend(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     @property
     def held(self) -> int:

@@ -1,4 +1,4 @@
-"""The catalog: dated, sourced facts about models, read from `catalog.toml`.
+"""The catalog: dated, sourced facts about models and tiers, read from `catalog.toml`.
 
 It knows nothing of manifests or requests. The sandbox shares this module with the runner and nothing else.
 """
@@ -42,6 +42,17 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class UsageTier:
+    """What a project of this tier may spend, in nano-dollars (gemini-api.md §7.5); `source` says where from."""
+
+    spend_nanos: int
+    """In any ten minutes."""
+    month_nanos: int | None
+    """In a calendar month; None where no cap is documented."""
+    source: str
+
+
+@dataclass(frozen=True)
 class Model:
     """One model: sizes, aspects, pixels, tokens, prices, retirement; `source` says where from."""
 
@@ -69,6 +80,10 @@ class Model:
     prices: Prices
     """Standard lane."""
     batch_factor: Decimal
+    service_tiers: Mapping[str, Decimal]
+    """Factor of the standard prices by the tier that served an answer: the catalog's, the model's own over it."""
+    lanes: Mapping[str, str]
+    """Lanes it offers besides standard and batch, each with its source."""
     source: str
     note: str | None
 
@@ -84,10 +99,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All models by id, and the date the table was last checked."""
+    """All models by id, what holds for every model, and the date the table was last checked."""
 
     as_of: str
     models: Mapping[str, Model]
+    usage_tiers: Mapping[int, UsageTier]
+    service_tiers: Mapping[str, Decimal]
+    """Factor of the standard prices by service tier, where a model names none of its own (gemini-api.md §10)."""
 
     def find(self, model: str) -> Model | None:
         """The entry of an id, with or without `models/`; None for an id this release does not know."""
@@ -111,10 +129,14 @@ def nanos_per_token(dollars_per_million: Decimal | str) -> int:
     return _whole(Decimal(dollars_per_million) * 1000)
 
 
+def _nanos(dollars: str) -> int:
+    return _whole(Decimal(dollars).scaleb(9))
+
+
 def _whole(value: Decimal) -> int:
     whole = int(value)
     if whole != value or whole < 0:
-        raise ValueError(f"{value} nano-dollars a token is not a whole number")
+        raise ValueError(f"{value} nano-dollars is not a whole number")
     return whole
 
 
@@ -122,8 +144,31 @@ def parse(text: str) -> Catalog:
     """Read a catalog in the format of `catalog.toml`; KeyError or ValueError if it is malformed."""
     raw = tomllib.loads(text)
     tables = {name: _pixels(table) for name, table in raw["pixels"].items()}
-    models = {id_: _model(id_, entry, tables[entry["pixels"]]) for id_, entry in raw["models"].items()}
-    return Catalog(raw["as_of"], models)
+    usage_tiers = {int(number): _usage_tier(entry) for number, entry in raw["usage_tiers"].items()}
+    service_tiers = {name: _factor(entry["factor"]) for name, entry in raw["service_tiers"].items()}
+    models = {
+        id_: _model(id_, entry, tables[entry["pixels"]], service_tiers) for id_, entry in raw["models"].items()
+    }
+    return Catalog(raw["as_of"], models, usage_tiers, service_tiers)
+
+
+def _usage_tier(raw: dict[str, str]) -> UsageTier:
+    month = raw.get("spend_usd_per_month")
+    return UsageTier(_nanos(raw["spend_usd_per_10min"]), None if month is None else _nanos(month), raw["source"])
+
+
+def _factor(text: str) -> Decimal:
+    factor = Decimal(text)
+    if not 0 < factor < 100:
+        raise ValueError(f"{text} is no factor of a price")
+    return factor
+
+
+def _lanes(raw: dict[str, dict[str, str]]) -> dict[str, str]:
+    lanes = {name: entry["source"] for name, entry in raw.items()}
+    if not all(source.strip() for source in lanes.values()):
+        raise ValueError("a lane needs a source")
+    return lanes
 
 
 def _pixels(table: dict[str, list[str]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -137,10 +182,16 @@ def _pixels(table: dict[str, list[str]]) -> dict[tuple[str, str], tuple[int, int
     return result
 
 
-def _model(id_: str, raw: dict[str, Any], table: dict[tuple[str, str], tuple[int, int]]) -> Model:
+def _model(
+    id_: str,
+    raw: dict[str, Any],
+    table: dict[tuple[str, str], tuple[int, int]],
+    service_tiers: dict[str, Decimal],
+) -> Model:
     prices = raw["prices"]
     known = {name: nanos_per_token(prices[name]) for name in prices}
     aspects = tuple(raw["aspects"])
+    own_tiers = {name: _factor(factor) for name, factor in raw.get("service_tiers", {}).items()}
     return Model(
         id=id_,
         name=raw["name"],
@@ -159,6 +210,8 @@ def _model(id_: str, raw: dict[str, Any], table: dict[tuple[str, str], tuple[int
         reference_tokens=raw.get("reference_tokens"),
         prices=Prices(known.get("input"), known.get("text"), known.get("image")),
         batch_factor=Decimal(raw["batch_factor"]),
+        service_tiers={**service_tiers, **own_tiers},
+        lanes=_lanes(raw.get("lanes", {})),
         source=raw["source"],
         note=raw.get("note"),
     )

@@ -241,22 +241,42 @@ def _decimal(node: Node, what: str) -> Decimal:
 
 @dataclass(frozen=True)
 class Money(Kind[int]):
-    """Dollars, exact to nine decimals, as nano-dollars."""
+    """Dollars, exact to nine decimals, as nano-dollars; nothing at all only where `zero` allows it."""
+
+    zero: bool = True
 
     def read(self, node: Node, _scope: Scope) -> int:
         nanos = _decimal(node, "an amount in dollars such as 25.00").scaleb(9)
+        if nanos == 0 and not self.zero:
+            raise wrong(node, f"expected an amount in dollars above 0, got {node}")
         if nanos != int(nanos):
             assert isinstance(node, Scalar)  # noqa: S101 - it was a number
             raise wrong(node, f"expected an amount with at most nine decimals, got {node.text}")
         return int(nanos)
 
     def schema(self, _catalog: Catalog) -> Schema:
+        low = "minimum" if self.zero else "exclusiveMinimum"
+        some = "" if self.zero else "(?=.*[1-9])"
         return {
             "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": MAX_DOLLARS},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?$"},
+                {"type": "number", low: 0, "maximum": MAX_DOLLARS},
+                {"type": "string", "pattern": rf"^{some}[0-9]+(\.[0-9]{{1,9}})?$"},
             ]
         }
+
+
+@dataclass(frozen=True)
+class Tier(Kind[int]):
+    """A usage tier that the catalog has."""
+
+    def read(self, node: Node, scope: Scope) -> int:
+        known = {str(number): number for number in scope.catalog.usage_tiers}
+        if isinstance(node, Scalar) and node.kind == "int" and node.text in known:
+            return known[node.text]
+        raise wrong(node, f"expected {listed(known)}, got {node}")
+
+    def schema(self, catalog: Catalog) -> Schema:
+        return {"enum": list(catalog.usage_tiers)}
 
 
 @dataclass(frozen=True)

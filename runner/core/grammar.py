@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from runner.core.axes import Axes, MatrixKind
 from runner.core.catalog import Catalog, Prices
-from runner.core.fields import GENERATION, AxisText, ImageTokens, ModelId, Money, Price
+from runner.core.fields import GENERATION, AxisText, ImageTokens, ModelId, Money, Price, Tier
+from runner.core.limits import Limits
 from runner.core.retry import RetryPolicy
 from runner.core.shape import (
     At,
@@ -33,26 +34,66 @@ from runner.core.shape import (
 from runner.core.yaml12 import Fields, Node, Scalar
 
 Lane = Literal["standard", "batch", "auto"]
+BYTES_OF_MB = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How fast, how many at once, how long; None is no limit of that kind."""
+class GivenLimits:
+    """How fast, how many at once, how long, as written; None is not given. `resolved` is what holds."""
 
     rpm: int | None = None
     concurrency: int | None = None
     request_timeout_s: float = 360.0
     max_tasks: int | None = None
+    tier: int | None = None
+    """The usage tier of the project, which says what may be spent."""
+    tpm: int | None = None
+    ipm: int | None = None
+    rpd: int | None = None
+    spend_nanos: int | None = None
+    month_nanos: int | None = None
+    month_elsewhere_nanos: int = 0
+    bytes_in_flight: int | None = None
+
+    def resolved(self, catalog: Catalog) -> Limits:
+        """What requests are held to: what is given, and where it says nothing, what its tier documents."""
+        tier = None if self.tier is None else catalog.usage_tiers[self.tier]
+        spend_nanos, month_nanos = self.spend_nanos, self.month_nanos
+        if tier is not None:
+            spend_nanos = tier.spend_nanos if spend_nanos is None else spend_nanos
+            month_nanos = tier.month_nanos if month_nanos is None else month_nanos
+        return Limits(
+            rpm=self.rpm,
+            tpm=self.tpm,
+            ipm=self.ipm,
+            rpd=self.rpd,
+            spend_nanos=spend_nanos,
+            month_nanos=month_nanos,
+            month_elsewhere_nanos=self.month_elsewhere_nanos,
+            concurrency=self.concurrency,
+            bytes_in_flight=self.bytes_in_flight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What several jobs spend out of; a cap that is None is not given, and may be known to the ledger."""
+
+    name: str
+    cap_nanos: int | None = None
+    cap_image_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The cap and what it does; None is no cap of that kind."""
+    """The cap of the job and what it does; None is no cap of that kind."""
 
     cap_nanos: int | None = None
     cap_image_tokens: int | None = None
     on_exceed: Literal["halt", "refuse"] = "halt"
     order: Literal["spread", "manifest"] = "spread"
+    account: Account | None = None
+    """With a cap over all its jobs together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +156,65 @@ class _PromptKind(Kind[Draft]):
         return {"anyOf": [Text().schema(catalog), _DRAFT.schema(catalog)]}
 
 
-def _budget(usd: int | None = None, image_tokens: int | None = None, **rest: Any) -> Budget:
-    return Budget(usd, image_tokens, **rest)
+def _limits(
+    spend_usd_per_10min: int | None = None,
+    spend_usd_per_month: int | None = None,
+    spent_usd_this_month: int = 0,
+    in_flight_mb: int | None = None,
+    **rest: Any,
+) -> GivenLimits:
+    return GivenLimits(
+        spend_nanos=spend_usd_per_10min,
+        month_nanos=spend_usd_per_month,
+        month_elsewhere_nanos=spent_usd_this_month,
+        bytes_in_flight=None if in_flight_mb is None else in_flight_mb * BYTES_OF_MB,
+        **rest,
+    )
+
+
+def _account(name: str, usd: int | None = None, image_tokens: int | None = None) -> Account:
+    return Account(name, usd, image_tokens)
+
+
+def _budget(
+    usd: int | None = None,
+    image_tokens: int | None = None,
+    account: str | Account | None = None,
+    **rest: Any,
+) -> Budget:
+    if isinstance(account, str):
+        account = Account(account, usd, image_tokens)  # named alone: one cap for both
+    return Budget(usd, image_tokens, account=account, **rest)
+
+
+_ACCOUNT_NAME = Label("an account name")
+_ACCOUNT = Record(
+    _account,
+    {
+        "name": Field(_ACCOUNT_NAME, "Names the account in the ledger.", required=True),
+        "usd": Field(Money(), "The account's cap in dollars, over all its jobs."),
+        "image_tokens": Field(Whole(0), "The account's cap in image tokens, over all its jobs."),
+    },
+)
+
+
+@dataclass(frozen=True)
+class _AccountKind(Kind[str | Account]):
+    """An account: its name alone, or a mapping with caps of its own."""
+
+    def read(self, node: Node, scope: Scope) -> str | Account:
+        if isinstance(node, Scalar):
+            return _ACCOUNT_NAME.read(node, scope)
+        if not isinstance(node, Fields):
+            raise wrong(node, f"expected an account name or a mapping with name, got {node}")
+        return _ACCOUNT.read(node, scope)
+
+    def schema(self, catalog: Catalog) -> Schema:
+        return {"anyOf": [_ACCOUNT_NAME.schema(catalog), _ACCOUNT.schema(catalog)]}
 
 
 LIMITS = Record(
-    Limits,
+    _limits,
     {
         "rpm": Field(
             Whole(), "Requests a minute. Without it concurrency and the provider's refusals set the pace."
@@ -128,10 +222,18 @@ LIMITS = Record(
         "concurrency": Field(Whole(), "Requests in flight at most."),
         "request_timeout_s": Field(Seconds(), "Seconds to the first byte of an answer. Default: 360."),
         "max_tasks": Field(Whole(), "More tasks than this are an error."),
-        **{
-            name: Field(Later(name), "In a later release.")
-            for name in ("tpm", "ipm", "rpd", "spend_usd_per_10min")
-        },
+        "tier": Field(Tier(), "Usage tier of the project: fills in the two limits on dollars."),
+        "tpm": Field(Whole(), "Input tokens a minute."),
+        "ipm": Field(Whole(), "Images a minute."),
+        "rpd": Field(Whole(), "Requests a day, from midnight to midnight Pacific."),
+        "spend_usd_per_10min": Field(Money(zero=False), "Dollars in any ten minutes. Default: the tier's."),
+        "spend_usd_per_month": Field(
+            Money(zero=False), "Dollars in a calendar month, Pacific time. Default: the tier's, if it has one."
+        ),
+        "spent_usd_this_month": Field(
+            Money(), "Dollars of this month that the ledger does not know of: spent by others, or elsewhere."
+        ),
+        "in_flight_mb": Field(Whole(), "Megabytes (a million bytes) that the answers in flight may have."),
     },
 )
 BUDGET = Record(
@@ -143,7 +245,11 @@ BUDGET = Record(
             Choice(("halt", "refuse")), "halt when the cap is reached (default), or refuse to start."
         ),
         "order": Field(Choice(("spread", "manifest")), "spread (default) buys one of every prompt first."),
-        "account": Field(Later("account"), "In a later release."),
+        "account": Field(
+            _AccountKind(),
+            "What several jobs spend out of. Named alone it has the caps beside it, "
+            "as a mapping with name, usd and image_tokens its own.",
+        ),
     },
 )
 RETRY = Record(

@@ -6,6 +6,8 @@ Where a task goes from an outcome is `retry.decide`; what an outcome costs is `p
 from dataclasses import dataclass
 from enum import StrEnum
 
+from runner.core.limits import Dimension
+
 
 class State(StrEnum):
     """Where a task is. A budget halt is a condition on claiming, not a state."""
@@ -134,14 +136,36 @@ class Unusable:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A limit that a refusal names."""
+
+    dimension: Dimension
+    value: int | None = None
+    """Its `quotaValue`: requests, tokens or images; None where it names none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Throttled:
-    """429 or 503: not a try. It closes the gate of its model."""
+    """429 or 503 that passes: not a try. It closes the gate of its model."""
 
     status: int
     reason: str
-    """`minute`, `unnamed` or `capacity`."""
+    """`minute`, `spend_window`, `unnamed` or `capacity`."""
     message: str
     retry_after_s: float | None = None
+    named: tuple[Named, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A limit that only the calendar lifts: not a try. Nothing is sent to its model before."""
+
+    status: int
+    reason: str
+    """`day` or `month`."""
+    message: str
+    retry_after_s: float | None = None
+    named: tuple[Named, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +207,8 @@ class Stopped:
 
     status: int
     reason: str
-    """`key`, `model_gone`, `no_quota`, `credits`, `billing`, `daily`, `endpoint` (not the API at all)."""
+    """`key`, `model_gone`, `no_quota`, `credits`, `billing`, `endpoint` (not the API at all)."""
     message: str
-    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +226,21 @@ class Interrupted:
     left: bool
 
 
-Reply = Pictured | Refused | Unusable | Throttled | Faulted | Invalid | Unreached | Lost | Stopped
+Reply = Pictured | Refused | Unusable | Throttled | Parked | Faulted | Invalid | Unreached | Lost | Stopped
 """What a provider says of one request."""
 
 Outcome = (
-    Made | Refused | Unusable | Throttled | Faulted | Invalid | Unreached | Lost | Stopped | Unstored | Interrupted
+    Made
+    | Refused
+    | Unusable
+    | Throttled
+    | Parked
+    | Faulted
+    | Invalid
+    | Unreached
+    | Lost
+    | Stopped
+    | Unstored
+    | Interrupted
 )
 """How one attempt ended."""

@@ -12,14 +12,25 @@ from runner.core.axes import Dimension, Dimensions, Matrix, Rule, replaced
 from runner.core.catalog import Catalog, Model
 from runner.core.errors import ManifestError, Problem
 from runner.core.fields import Generation
-from runner.core.grammar import ROOT, Budget, Draft, Lane, Limits, PriceOverride
+from runner.core.grammar import ROOT, Account, Budget, Draft, GivenLimits, Lane, PriceOverride
+from runner.core.limits import Limits
 from runner.core.paths import compile_output, default_output, prompt_id
 from runner.core.retry import RetryPolicy
 from runner.core.shape import Located, Scope, WrongError, guess, listed, problem
 from runner.core.template import Template, compile_template, literal
 from runner.core.yaml12 import Fields, Node, Scalar, UnreadableError, read, shortened
 
-__all__ = ["Budget", "Generation", "Limits", "Manifest", "PriceOverride", "Prompt", "RetryPolicy", "parse"]
+__all__ = [
+    "Account",
+    "Budget",
+    "Generation",
+    "GivenLimits",
+    "Manifest",
+    "PriceOverride",
+    "Prompt",
+    "RetryPolicy",
+    "parse",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Manifest:
     variants: int
     generation: Generation
     lane: Lane
-    limits: Limits
+    limits: GivenLimits
     budget: Budget
     retry: RetryPolicy
     prices: PriceOverride
@@ -57,7 +68,7 @@ class Manifest:
     notes: tuple[str, ...]
     """What a person should hear of before a run, each with file and line."""
     places: Mapping[str, tuple[int, int]]
-    """Line and column of the top-level fields that are given, and of `limits.max_tasks`."""
+    """Line and column of the top-level fields that are given, and of those in `limits`."""
 
     @property
     def model_line(self) -> int:
@@ -95,6 +106,7 @@ def _manifest(
 ) -> Manifest:
     """Everything put together, defaults filled in."""
     matrix: Matrix = values["matrix"]
+    limits: GivenLimits = values.get("limits", GivenLimits())
     places = dict(_places(root))
     output: Located[str] | None = values.get("output")
     return Manifest(
@@ -106,7 +118,7 @@ def _manifest(
         variants=values.get("variants", 1),
         generation=values.get("generation", Generation()),
         lane=values.get("lane", "standard"),
-        limits=values.get("limits", Limits()),
+        limits=limits,
         budget=values.get("budget", Budget()),
         retry=values.get("retry", RetryPolicy()),
         prices=values.get("prices", PriceOverride()),
@@ -114,6 +126,7 @@ def _manifest(
         output=output.value if output else default_output(matrix.names),
         notes=(
             *_model_notes(values["model"], f"{file}:{places['model'][0]}", catalog),
+            *_limit_notes(file, limits.resolved(catalog), places),
             *_rule_notes(file, matrix, prompts),
         ),
         places=places,
@@ -222,6 +235,13 @@ def _successors(entry: Model, catalog: Catalog) -> str:
         return ""
     beyond = "" if last.id == entry.successor else f", and after that {last.id}"
     return f"; its successor is {entry.successor}{beyond}"
+
+
+def _limit_notes(file: str, limits: Limits, places: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """A spend that counts towards no limit."""
+    if limits.month_elsewhere_nanos and limits.month_nanos is None:
+        line, _ = places["limits.spent_usd_this_month"]
+        yield f"{file}:{line}: spent_usd_this_month counts towards nothing without spend_usd_per_month"
 
 
 def _rule_notes(file: str, matrix: Matrix, prompts: Sequence[Prompt]) -> Iterator[str]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 from typing import assert_never
 
-from runner.core.catalog import Model, Prices
+from runner.core.catalog import Model, Prices, builtin
 from runner.core.lifecycle import (
     Answer,
     AttemptState,
@@ -14,6 +17,7 @@ from runner.core.lifecycle import (
     Lost,
     Made,
     Outcome,
+    Parked,
     Refused,
     Stopped,
     Throttled,
@@ -26,6 +30,9 @@ TEXT_ALLOWANCE = {"minimal": 1_500}
 """Text and thinking tokens an answer is expected to stay under, by thinking level."""
 TEXT_ALLOWANCE_OTHERWISE = 4_000
 """The same for every other level, and where the model decides for itself."""
+
+STANDARD_TIERS = frozenset({"", "standard", "unspecified", "default"})
+"""Service tiers that cost what the lane costs (gemini-api.md §4.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ class PriceSheet:
     """Tokens of one picture by size."""
     any_size_tokens: int | None = None
     """Tokens of one picture of a size that `image_tokens` does not list."""
+    service_tiers: Mapping[str, Fraction] = field(default_factory=dict)
+    """What an answer of another service tier costs, as a factor of `prices`."""
 
     def picture_tokens(self, size: str) -> int | None:
         """Image tokens of one picture; None if not known."""
@@ -94,9 +103,13 @@ class PriceSheet:
         nanos = None if image is None else self.cost(Tokens(input_bytes, text, image))
         return Quote(nanos, image, text, input_bytes)
 
-    def cost(self, tokens: Tokens) -> int | None:
-        """Nano-dollars of what was billed; None if a count or a price it needs is not known."""
-        if tokens.image is None:
+    def cost(self, tokens: Tokens, tier: str | None = None) -> int | None:
+        """Nano-dollars of what was billed, as the service tier that served it; part of one counts as a whole.
+
+        None if a count or a price it needs, or what the tier costs, is not known.
+        """
+        factor = self._factor(tier)
+        if tokens.image is None or factor is None:
             return None
         pairs = (
             (tokens.input, self.prices.input),
@@ -108,7 +121,11 @@ class PriceSheet:
             if count and price is None:
                 return None
             total += count * (price or 0)
-        return total
+        return ceil(total * factor)
+
+    def _factor(self, tier: str | None) -> Fraction | None:
+        name = (tier or "").strip().lower().removeprefix("service_tier_")
+        return Fraction(1) if name in STANDARD_TIERS else self.service_tiers.get(name)
 
 
 def sheet(
@@ -120,17 +137,20 @@ def sheet(
 ) -> PriceSheet:
     """The price sheet of a lane: the catalog's, with the manifest's `prices:` over it.
 
-    The manifest's prices are the standard lane's, like the catalog's; a batch costs the same factor of them.
+    The manifest's prices are the standard lane's, like the catalog's; a batch, and a service tier that is not
+    standard, cost the same factor of them.
     """
     base = Prices(None, None, None) if model is None else model.prices
     over = override or Prices(None, None, None)
     merged = Prices(*(_first(getattr(over, n), getattr(base, n)) for n in ("input", "text", "image")))
-    if lane == "batch" and model is not None:
-        merged = merged.scaled(model.batch_factor)
+    of_lane = model.batch_factor if lane == "batch" and model is not None else Decimal(1)
+    factors = builtin().service_tiers if model is None else model.service_tiers
+    tiers = {name: Fraction(factor) / Fraction(of_lane) for name, factor in factors.items()}
+    merged = merged.scaled(of_lane)
     known = dict(model.image_tokens) if model is not None else {}
     if isinstance(image_tokens, int):
-        return PriceSheet(merged, {}, image_tokens)
-    return PriceSheet(merged, {**known, **(image_tokens or {})})
+        return PriceSheet(merged, {}, image_tokens, tiers)
+    return PriceSheet(merged, {**known, **(image_tokens or {})}, None, tiers)
 
 
 def allowance(thinking: str | None) -> int:
@@ -143,7 +163,7 @@ def settlement(outcome: Outcome, quote: Quote, price: PriceSheet, size: str) -> 
     match outcome:
         case Made() | Refused() | Unusable() | Unstored():
             return _answered(outcome.answer, quote, price, size)
-        case Throttled() | Invalid() | Stopped() | Unreached():
+        case Throttled() | Parked() | Invalid() | Stopped() | Unreached():
             return _RELEASED
         case Faulted():
             return _held(quote) if outcome.billed_unknown else _RELEASED
@@ -174,9 +194,9 @@ def _answered(answer: Answer, quote: Quote, price: PriceSheet, size: str) -> Set
     tokens = billed(answer, price, size, quote)
     if tokens is None:
         return _held(quote)
-    nanos = price.cost(tokens)
+    nanos = price.cost(tokens, answer.tier)
     if (nanos is None and quote.nanos is not None) or (tokens.image is None and quote.image_tokens is not None):
-        return _held(quote)  # priced when it was sent, not any more: unknown is never taken for nothing
+        return _held(quote)  # it had a price when it was sent: unknown is neither nothing nor a guess
     return Settlement(AttemptState.SETTLED, nanos, tokens)
 
 

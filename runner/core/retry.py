@@ -10,6 +10,7 @@ from runner.core.lifecycle import (
     Lost,
     Made,
     Outcome,
+    Parked,
     Refused,
     State,
     Stopped,
@@ -63,14 +64,31 @@ def backoff_s(tries: int, jitter: float) -> float:
     return jitter * min(CEILING_S, BASE_S * 2.0 ** min(tries, 10))
 
 
-def decide(outcome: Outcome, used: Tries, policy: RetryPolicy, *, jitter: float, held: bool = False) -> Move:
+def decide(
+    outcome: Outcome,
+    used: Tries,
+    policy: RetryPolicy,
+    *,
+    jitter: float,
+    held: bool = False,
+    outage: bool = False,
+) -> Move:
     """The move of a task after an attempt; `jitter` is in [0, 1).
 
     `held`: the attempt may have been bought and keeps its hold; under `unknown: hold` it is not sent again.
+    `outage`: the service is down for everybody; a fault is not the task's, and not a try.
 
     429, 503 and requests that never left are not tries: they wait behind the gate of their model.
     """
-    move = _move(outcome, used, policy, jitter)
+    if outage and isinstance(outcome, Faulted | Lost):
+        said = (
+            (f"http_{outcome.status}", outcome.message)
+            if isinstance(outcome, Faulted)
+            else (outcome.reason, outcome.cause)
+        )
+        move = _again(*said)
+    else:
+        move = _move(outcome, used, policy, jitter)
     if held and policy.unknown == "hold" and move.state is State.QUEUED:
         error = f"may have been bought ({move.reason}: {move.error}); held as the manifest asks"
         return Move(State.FAILED, None, "try", "unknown_held", error)
@@ -94,7 +112,7 @@ def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> 
             if outcome.reason == "crashed":  # our own death is not the task's fault
                 return _again(outcome.reason, outcome.cause)
             return _tried(outcome.reason, outcome.cause, used, policy, jitter)
-        case Throttled() | Stopped():
+        case Throttled() | Parked() | Stopped():
             return _again(outcome.reason, outcome.message)
         case Unreached() | Unstored():
             reason = "unreached" if isinstance(outcome, Unreached) else "unstored"

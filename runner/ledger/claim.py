@@ -4,20 +4,54 @@ Every UPDATE repeats in its WHERE what must be true. What an attempt may cost an
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from runner.core.budget import Cap, Spend, fits
 from runner.core.lifecycle import State
+from runner.core.limits import Dimension, Need
 from runner.core.pricing import PriceSheet, Quote, Seen
+from runner.core.quota import SOON_S
 from runner.core.task import Recipe
-from runner.ledger.facts import Claim, Claimed, Empty, OverBudget, Waiting
-from runner.ledger.models import WAITING, allowance, attempt, job, prompt, recipe, task
+from runner.ledger.facts import ROOM, Claim, Claimed, Closed, Empty, Held, OverBudget, Room, Waiting, Wish
+from runner.ledger.models import WAITING, account, allowance, attempt, job, prompt, recipe, task
+from runner.ledger.quotas import (
+    FIRST_CHANGE,
+    RENEWS_S,
+    Quotas,
+    believed,
+    judge,
+    line,
+    served,
+    spread,
+    stand_in_line,
+)
 
+BRIEF = 3.0
+"""Who is next in line looks again so soon after its predecessor, in seconds by requests a minute."""
 NO_CAP = 2**62
 """More nano-dollars than there are dollars in the world."""
+
+LANDED_S = 600.0
+"""A request of another run that was claimed so long ago has landed by now, or its run has died."""
+LOOK_S = 1.0
+"""Who waits for the requests of other runs looks again so often."""
 
 SPEND = (
     job.c.settled_nanos,
@@ -31,9 +65,20 @@ SPEND = (
 
 # Statements are built once: their cache keys are, too.
 _JOB = (
-    select(job.c.id, job.c.running, job.c.submitted, *SPEND)
+    select(job.c.id, job.c.running, job.c.submitted, job.c.account_id, *SPEND)
     .where(job.c.name == bindparam("job"))
     .with_for_update()
+)
+_ACCOUNT = select(account).where(account.c.id == bindparam("account_id")).with_for_update()
+_OTHERS = (
+    select(attempt.c.id)
+    .where(
+        text("attempt.state = 'running'"),
+        attempt.c.account_id == bindparam("account_id"),
+        attempt.c.job_id != bindparam("job_id"),
+        attempt.c.started_at > bindparam("since"),
+    )
+    .limit(1)
 )
 FACTS = (
     task.c.id,
@@ -67,23 +112,29 @@ _SEEN = select(allowance.c.kind, allowance.c.tokens).where(
         and_(allowance.c.kind == "image", allowance.c.setting == bindparam("size")),
     ),
 )
-_HELD = job.c.settled_nanos + job.c.reserved_nanos + job.c.unknown_nanos
-_HELD_TOKENS = job.c.settled_image_tokens + job.c.reserved_image_tokens + job.c.unknown_image_tokens
-_RESERVE = (
-    update(job)
-    .where(job.c.id == bindparam("job_id"))
-    .where(_HELD + bindparam("nanos") <= bindparam("cap"))
-    .where(_HELD_TOKENS + bindparam("tokens") <= bindparam("cap_tokens"))
-    .values(
-        reserved_nanos=job.c.reserved_nanos + bindparam("nanos"),
-        reserved_image_tokens=job.c.reserved_image_tokens + bindparam("tokens"),
-        unpriced=job.c.unpriced + bindparam("no_price"),
-        uncounted=job.c.uncounted + bindparam("no_count"),
-        queued=job.c.queued - 1,
-        running=job.c.running + 1,
-        updated_at=bindparam("now"),
+
+
+def _held(owner: Table) -> Update:
+    """Reserve at a job or an account, unless that would pass its cap."""
+    nanos = owner.c.settled_nanos + owner.c.reserved_nanos + owner.c.unknown_nanos
+    tokens = owner.c.settled_image_tokens + owner.c.reserved_image_tokens + owner.c.unknown_image_tokens
+    return (
+        update(owner)
+        .where(owner.c.id == bindparam("owner"))
+        .where(nanos + bindparam("nanos") <= bindparam("cap"))
+        .where(tokens + bindparam("tokens") <= bindparam("cap_tokens"))
+        .values(
+            reserved_nanos=owner.c.reserved_nanos + bindparam("nanos"),
+            reserved_image_tokens=owner.c.reserved_image_tokens + bindparam("tokens"),
+            unpriced=owner.c.unpriced + bindparam("no_price"),
+            uncounted=owner.c.uncounted + bindparam("no_count"),
+            updated_at=bindparam("now"),
+        )
     )
-)
+
+
+_RESERVE = _held(job).values(queued=job.c.queued - 1, running=job.c.running + 1)
+_RESERVE_THERE = _held(account)
 _START = (
     update(task)
     .where(task.c.id == bindparam("task_id"), WAITING)
@@ -91,12 +142,26 @@ _START = (
 )
 
 
-def claim(
-    connection: Connection, name: str, *, now: float, sheet: PriceSheet, cap: Cap, token: str, endpoint: str
-) -> Claim:
-    """Take the next due task in order and reserve its worst price under `cap`, as attempt `token`.
+_INSERT = insert(attempt).values(changed=FIRST_CHANGE)
 
-    Raises LookupError for an unknown job.
+
+def claim(
+    connection: Connection,
+    name: str,
+    *,
+    now: float,
+    sheet: PriceSheet,
+    cap: Cap,
+    token: str,
+    wish: Wish,
+    quotas: Quotas,
+    room: Room = ROOM,
+) -> Claim:
+    """Take the next due task in order and reserve its worst price, as attempt `token`.
+
+    It must fit under `cap`, under the cap that the job's account has now, under every limit of `wish`, and into
+    `room`. The order is kept: a large task is waited for, not passed by smaller ones. Raises LookupError for an
+    unknown job.
     """
     standing = connection.execute(_JOB, {"job": name}).mappings().one_or_none()
     if standing is None:
@@ -105,12 +170,80 @@ def claim(
     if due is None:
         return _nothing_due(connection, standing)
     quote = _quote(connection, due, sheet)
-    if not (fits(spend_of(standing), cap, quote) and _reserve(connection, standing["id"], quote, cap, now)):
-        return OverBudget(quote, due["key"], due["stem"], spend_of(standing))
+    shared = _account(connection, standing["account_id"])
+    if over := _over(due, quote, standing, cap, shared):
+        return Held("budget", now + LOOK_S) if _may_land(connection, standing["id"], shared, over, now) else over
+    need = Need(quote.input_tokens, 1, quote.nanos or 0, room.weigh(due["size"], due["aspect"]))
+    if waits := _waits(connection, standing["id"], wish, quotas, need, room, now):
+        return waits
+    _reserve(connection, _RESERVE, standing["id"], quote, cap, now)
+    if shared is not None:
+        _reserve(connection, _RESERVE_THERE, shared["id"], quote, cap_of(shared), now)
     one(connection.execute(_START, {"task_id": due["id"]}).rowcount)
     claimed = claimed_of(due, job=name, token=token, number=due["attempts"] + 1, quote=quote, started_at=now)
-    connection.execute(insert(attempt), _attempt_row(claimed, standing["id"], endpoint))
+    connection.execute(_INSERT, _attempt_row(claimed, standing, wish.endpoint))
     return claimed
+
+
+def _account(connection: Connection, account_id: int | None) -> RowMapping | None:
+    if account_id is None:
+        return None
+    return connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one()
+
+
+def _over(
+    due: RowMapping, quote: Quote, standing: RowMapping, cap: Cap, shared: RowMapping | None
+) -> OverBudget | None:
+    """The cap that the task would pass, the job's own first."""
+    if not fits(spend_of(standing), cap, quote):
+        return OverBudget(quote, due["key"], due["stem"], spend_of(standing), cap)
+    if shared is not None and not fits(spend_of(shared), cap_of(shared), quote):
+        return OverBudget(quote, due["key"], due["stem"], spend_of(shared), cap_of(shared), shared["name"])
+    return None
+
+
+def _may_land(
+    connection: Connection, job_id: int, shared: RowMapping | None, over: OverBudget, now: float
+) -> bool:
+    """Whether what other jobs of the account have in flight may leave room: it may cost less than it holds."""
+    if shared is None or over.account is None:
+        return False
+    landed = replace(over.spend, reserved=0, reserved_image_tokens=0)
+    others = {"account_id": shared["id"], "job_id": job_id, "since": now - LANDED_S}
+    return fits(landed, over.cap, over.quote) and connection.execute(_OTHERS, others).first() is not None
+
+
+def _waits(
+    connection: Connection, job_id: int, wish: Wish, quotas: Quotas, need: Need, room: Room, now: float
+) -> Held | Closed | None:
+    """What the task must wait for: the model to open, our turn, a limit, bytes in flight."""
+    if room.bytes_left is not None and need.bytes > room.bytes_left:
+        return Held("bytes", None)
+    learnt = believed(connection, wish, now)
+    if closed := learnt.closed(now):
+        return closed
+    others = line(connection, job_id, wish, now)
+    log = quotas.log(connection, wish.endpoint, now)
+    found = judge(connection, log, learnt, wish, need, now)
+    if found is None and others.crowded:
+        found = spread(log, learnt, wish, now)
+    if found is None and others.ahead_back_at is None:
+        if others.waiting:
+            served(connection, job_id)
+        return None
+    if found is not None and found.dimension in {"day", "month"}:
+        if others.waiting:
+            served(connection, job_id)
+        return Held(found.dimension, found.until)
+    binds: Dimension = "requests" if found is None else found.dimension
+    until = now if found is None else found.until
+    if others.ahead_back_at is not None:
+        soon_s = min(SOON_S, BRIEF / (learnt.limits(wish.limits, now).rpm or 1))
+        until = max(until, max(others.ahead_back_at, now) + soon_s)
+    if others.crowded:
+        until = min(until, now + RENEWS_S)
+        stand_in_line(connection, job_id, binds, now, until)
+    return Held(binds, until)
 
 
 def _nothing_due(connection: Connection, standing: RowMapping) -> Waiting | Empty:
@@ -128,9 +261,10 @@ def _quote(connection: Connection, due: RowMapping, sheet: PriceSheet) -> Quote:
     return sheet.quote(size=due["size"], thinking=settings.thinking, input_bytes=size_bytes, seen=seen)
 
 
-def _reserve(connection: Connection, job_id: int, quote: Quote, cap: Cap, now: float) -> bool:
+def _reserve(connection: Connection, where: Update, owner: int, quote: Quote, cap: Cap, now: float) -> None:
+    """Book the worst price at its owner; RuntimeError if it no longer fits, which this transaction rules out."""
     values = {
-        "job_id": job_id,
+        "owner": owner,
         "nanos": quote.nanos or 0,
         "tokens": quote.image_tokens or 0,
         "cap": NO_CAP if cap.nanos is None else cap.nanos,
@@ -139,7 +273,7 @@ def _reserve(connection: Connection, job_id: int, quote: Quote, cap: Cap, now: f
         "no_count": int(quote.image_tokens is None),
         "now": now,
     }
-    return connection.execute(_RESERVE, values).rowcount == 1
+    one(connection.execute(where, values).rowcount)
 
 
 def claimed_of(facts: RowMapping, **attempt_facts: Any) -> Claimed:
@@ -159,11 +293,13 @@ def claimed_of(facts: RowMapping, **attempt_facts: Any) -> Claimed:
     )
 
 
-def _attempt_row(claimed: Claimed, job_id: int, endpoint: str) -> dict[str, Any]:
+def _attempt_row(claimed: Claimed, standing: RowMapping, endpoint: str) -> dict[str, Any]:
     return {
         "token": claimed.token,
         "task_id": claimed.task_id,
-        "job_id": job_id,
+        "job_id": standing["id"],
+        "account_id": standing["account_id"],
+        "first_at": endpoint,
         "number": claimed.number,
         "model": claimed.recipe.model,
         "endpoint": endpoint,
@@ -190,8 +326,13 @@ def parse_recipe(body: str) -> Recipe:
 
 
 def spend_of(row: RowMapping) -> Spend:
-    """The `SPEND` columns as a value."""
-    return Spend(*(row[column] for column in SPEND))
+    """The `SPEND` columns of a job or an account as a value."""
+    return Spend(*(row[column.name] for column in SPEND))
+
+
+def cap_of(row: RowMapping) -> Cap:
+    """The cap of a job or an account."""
+    return Cap(row["cap_nanos"], row["cap_image_tokens"])
 
 
 def one(rowcount: int) -> None:

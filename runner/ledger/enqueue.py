@@ -9,7 +9,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,12 +18,16 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.dialects.sqlite.dml import Insert
 
+from runner.core.budget import Cap
+from runner.core.errors import UsageError
 from runner.core.lifecycle import State
 from runner.core.paths import fold
 from runner.core.retry import LASTING
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger.facts import Enqueued, InTheWay, JobSpec, Known, Misplaced
-from runner.ledger.models import job, prompt, recipe, task
+from runner.ledger.claim import cap_of
+from runner.ledger.facts import AccountSpec, Enqueued, InTheWay, JobSpec, Known, Misplaced
+from runner.ledger.models import SPENT, account, attempt, job, prompt, recipe, task
+from runner.ledger.queries import money
 
 T = TypeVar("T")
 
@@ -86,7 +90,9 @@ def enqueue(
 
 def _record_job(connection: Connection, spec: JobSpec, now: float) -> int:
     """The job's row id. A run begins, so whatever halted the last one is over."""
+    account_id = None if spec.account is None else _open_account(connection, spec.account, now)
     row = {
+        "account_id": account_id,
         "manifest_sha256": spec.manifest_sha256,
         "config": dict(spec.config),
         "output_root": spec.output_root,
@@ -102,7 +108,81 @@ def _record_job(connection: Connection, spec: JobSpec, now: float) -> int:
         .on_conflict_do_update(index_elements=["name"], set_=row)
     )
     job_id: int = connection.execute(select(job.c.id).where(job.c.name == spec.name)).scalar_one()
+    if account_id is not None:
+        _bring_along(connection, job_id, account_id)
+        _refuse_unproven(connection, account_id)
     return job_id
+
+
+def _open_account(connection: Connection, spec: AccountSpec, now: float) -> int:
+    """The account's row id, its cap as it is to be. UsageError where the cap is not known, or is another one."""
+    known = select(account).where(account.c.name == spec.name).with_for_update()
+    row = connection.execute(known).mappings().one_or_none()
+    cap = agreed_cap(spec, None if row is None else cap_of(row))
+    facts = {"cap_nanos": cap.nanos, "cap_image_tokens": cap.image_tokens, "updated_at": now}
+    if row is not None:
+        account_id: int = row["id"]
+        if cap != cap_of(row):
+            connection.execute(update(account).where(account.c.id == account_id).values(**facts))
+        return account_id
+    nothing = dict.fromkeys(SPENT, 0)
+    connection.execute(insert(account).values(name=spec.name, created_at=now, **facts, **nothing))
+    made: int = connection.execute(select(account.c.id).where(account.c.name == spec.name)).scalar_one()
+    return made
+
+
+def agreed_cap(spec: AccountSpec, recorded: Cap | None) -> Cap:
+    """The cap of an account: one for all its jobs, changed only where a person says so, in the kind they named.
+
+    Raises UsageError where neither manifest nor ledger has one, or where they differ.
+    """
+    told = spec.cap
+    if recorded is None:
+        if told == Cap():
+            raise UsageError(
+                f"budget.account {spec.name}: this ledger knows no such account yet: give it a cap "
+                f"(account: {{name: {spec.name}, usd: …}})"
+            )
+        return told
+    if spec.may_change:
+        tokens = told.image_tokens
+        return Cap(
+            recorded.nanos if told.nanos is None else told.nanos,
+            recorded.image_tokens if tokens is None else tokens,
+        )
+    if told in {Cap(), recorded}:
+        return recorded
+    raise UsageError(
+        f"budget.account {spec.name}: its cap is {told.words()} here and {recorded.words()} in the ledger for all "
+        f"its jobs: write {recorded.words()} here too, or change it for all by running one that names the account "
+        f"alone (account: {spec.name}) with --budget"
+    )
+
+
+def _bring_along(connection: Connection, job_id: int, account_id: int) -> None:
+    """What the job has spent under no account counts in the one it joins."""
+    free = (attempt.c.job_id == job_id, attempt.c.account_id.is_(None))
+    spend, unpriced, uncounted = money(connection, *free)
+    if not connection.execute(update(attempt).where(*free).values(account_id=account_id)).rowcount:
+        return
+    more = dict(zip(SPENT, (*astuple(spend), unpriced, uncounted), strict=True))
+    connection.execute(
+        update(account)
+        .where(account.c.id == account_id)
+        .values({account.c[name]: account.c[name] + value for name, value in more.items()})
+    )
+
+
+def _refuse_unproven(connection: Connection, account_id: int) -> None:
+    """A cap covers all that was ever spent under it; where nobody knows that, it cannot be proven."""
+    row = connection.execute(select(account).where(account.c.id == account_id)).mappings().one()
+    cap = cap_of(row)
+    unpriced, uncounted = row["unpriced"], row["uncounted"]
+    if (cap.nanos is not None and unpriced) or (cap.image_tokens is not None and uncounted):
+        raise UsageError(
+            f"budget.account {row['name']}: {max(unpriced, uncounted)} of its requests have no known price: "
+            "a cap over them cannot be proven. Name another account"
+        )
 
 
 def upsert(dialect: str, table: Table) -> Insert:

@@ -1,12 +1,25 @@
 """What goes into the ledger's verbs and comes out of them. Plain values, no SQL."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from runner.core.budget import Cap, Spend
-from runner.core.lifecycle import State
+from runner.core.learning import Belief
+from runner.core.lifecycle import Named, State
+from runner.core.limits import Binding, Limits, Need
 from runner.core.pricing import Quote
 from runner.core.task import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSpec:
+    """The account that a job's manifest names."""
+
+    name: str
+    cap: Cap
+    """As the manifest or the command line says; neither kind given: as the ledger has it."""
+    may_change: bool = False
+    """Whether a cap that differs from the ledger's replaces it: only where a person said so for this run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,7 @@ class JobSpec:
     cap: Cap
     config: Mapping[str, object]
     """Anything JSON can say; kept for reports, never interpreted."""
+    account: AccountSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,10 @@ class OverBudget:
     stem: str
     spend: Spend
     """What was spent and held when it was asked for."""
+    cap: Cap
+    """The cap that it would pass: the job's or its account's."""
+    account: str | None = None
+    """The account, where it is its cap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +118,92 @@ class Empty:
     """Every live task of the job has ended."""
 
 
-Claim = Claimed | Waiting | OverBudget | Empty
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The next task must wait for room under a limit until `until`, or until something lands."""
+
+    binds: Binding
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A refusal or an outage keeps the model, or its endpoint, closed until `until`."""
+
+    reason: str
+    until: float
+    said: str = ""
+
+    @property
+    def parked(self) -> bool:
+        """Whether only the calendar opens it again."""
+        return self.reason in {"day", "month"}
+
+
+Claim = Claimed | Waiting | OverBudget | Empty | Held | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Where a run sends, and what it is held to there."""
+
+    endpoint: str
+    model: str
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much more may be in flight."""
+
+    bytes_left: int | None = None
+    """None: as many as come."""
+    weigh: Callable[[str, str], int] = lambda _size, _aspect: 0
+    """Bytes that the answer to a size and an aspect may have."""
+
+
+ROOM = Room()
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Nothing is to be sent before `until`; of the whole endpoint where all its models share the limit."""
+
+    reason: str
+    until: float
+    said: str = ""
+    whole_endpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an ended attempt says of its model's limits."""
+
+    sent_at: float
+    succeeded: bool = False
+    blames_the_rate: bool = False
+    """It was refused for too many requests, as far as anybody can tell."""
+    named: tuple[Named, ...] = ()
+    closing: Closing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What counts against the limits now, and what they are believed to be."""
+
+    limits: Limits
+    belief: Belief | None
+    closed: Closed | None
+    recent: tuple[tuple[float, str, Need], ...]
+    """(instant, model, need) of the last ten minutes at this endpoint, oldest first."""
+    today: int
+    """Requests to the model since midnight Pacific."""
+    month_nanos: int
+    """Of this month at this endpoint, in this ledger."""
+    left: int = 0
+    """Tasks of the run's job that have not ended."""
+    free_nanos: int | None = None
+    """What the caps of the job and its account still let be spent; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +212,41 @@ class Settled:
 
     spend: Spend
     recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a live run says of itself."""
+
+    binds: Binding | None
+    """What holds it back now; None: nothing but the time that answers take."""
+    said: str
+    """The same in words."""
+    since: float
+    """UTC."""
+    finish_at: float | None
+    """When it will be done as things are; None: never, or nobody can say."""
+    finish_without_at: float | None
+    """When it would be done without what binds."""
+    rpm: int | None
+    """Requests a minute that it is held to now."""
+    belief: str
+    """What it believes of the model's rate, in words; empty where the rate is configured."""
+    at: float
+    """UTC of these facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatus:
+    """One cap over many jobs."""
+
+    name: str
+    cap: Cap
+    spend: Spend
+    unpriced: int
+    uncounted: int
+    jobs: tuple[str, ...]
+    """Those that name it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +275,9 @@ class JobStatus:
     """When an attempt last ended."""
     next_due: float | None
     """The earliest due time of a queued task that has one."""
+    account: AccountStatus | None = None
+    pulse: Pulse | None = None
+    """What its live run says of itself; after a crash, what it said last."""
 
     @property
     def total(self) -> int:

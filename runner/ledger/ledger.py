@@ -10,17 +10,20 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from runner.core.budget import Cap
+from runner.core.budget import Cap, Spend
 from runner.core.errors import LedgerError
+from runner.core.learning import Belief
 from runner.core.lifecycle import Outcome
 from runner.core.pricing import PriceSheet, Settlement
 from runner.core.retry import LASTING, Move
 from runner.core.task import TaskSpec
-from runner.ledger import queries
+from runner.ledger import queries, quotas
 from runner.ledger.claim import claim
 from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, reading, writing
 from runner.ledger.enqueue import enqueue
 from runner.ledger.facts import (
+    ROOM,
+    AccountStatus,
     AttemptRecord,
     Claim,
     Claimed,
@@ -29,13 +32,19 @@ from runner.ledger.facts import (
     JobSpec,
     JobStatus,
     Known,
+    Lesson,
     OutcomeRow,
+    Pulse,
+    Room,
     Settled,
+    Standing,
     TaskRecord,
+    Wish,
 )
 from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
+from runner.ledger.pulses import beat, quiet
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
-from runner.ledger.settle import halt, relocate, settle
+from runner.ledger.settle import forgive, halt, relocate, settle
 from runner.ledger.writer import PATIENCE_S, Writer
 
 P = ParamSpec("P")
@@ -77,9 +86,25 @@ class Reader:
         """Attempts in flight; before a run starts: those that a crash left behind, oldest first."""
         return self._ask(queries.running, job)
 
-    def recent_starts(self, model: str, endpoint: str, since_utc: float) -> list[float]:
-        """When attempts at this model and endpoint started, any job's, oldest first."""
-        return self._ask(queries.recent_starts, model, endpoint, since_utc)
+    def left_to_buy(self, job: str) -> dict[tuple[str, str], int]:
+        """Tasks that have not ended, by size and aspect."""
+        return self._ask(queries.left_to_buy, job)
+
+    def account(self, name: str) -> AccountStatus | None:
+        """An account with its cap, its spend and its jobs; None if there is none of that name."""
+        return self._ask(queries.account, name)
+
+    def account_recount(self, name: str) -> tuple[Spend, int, int]:
+        """Spend, unpriced and uncounted of an account from the rows they count; reads them all."""
+        return self._ask(queries.account_recount, name)
+
+    def under_no_account(self, job: str) -> Spend:
+        """What the job has spent under no account: it counts in one that the job joins."""
+        return self._ask(queries.under_no_account, job)
+
+    def standing(self, wish: Wish, *, now: float) -> Standing:
+        """What counts against the limits of a model at an endpoint, read off the attempts."""
+        return self._ask(quotas.standing, quotas.Quotas(), wish, now)
 
     def counters(self, job: str) -> Counters:
         """The job's counters as they are kept."""
@@ -128,8 +153,9 @@ class Ledger:
         self.path = path
         self.reader = Reader(path)
         self._lock = lock
+        self._quotas = quotas.Quotas()
         with plainly(path):
-            self._writer = Writer(writing(path).connect(), path, patience_s)
+            self._writer = Writer(writing(path).connect(), path, patience_s, self._quotas.forget)
 
     @classmethod
     def open(
@@ -218,11 +244,40 @@ class Ledger:
         return await self._writer.run(work)
 
     async def claim(
-        self, job: str, *, now: float, sheet: PriceSheet, cap: Cap, token: str, endpoint: str
+        self, job: str, *, now: float, sheet: PriceSheet, cap: Cap, token: str, wish: Wish, room: Room = ROOM
     ) -> Claim:
-        """Take the next due task in order and reserve its worst price, as attempt `token` (32 hex digits)."""
-        work = partial(claim, name=job, now=now, sheet=sheet, cap=cap, token=token, endpoint=endpoint)
+        """Take the next due task in order and reserve its worst price, as attempt `token` (32 hex digits).
+
+        It must fit under the caps, under every limit of `wish` and into `room`.
+        """
+        work = partial(
+            claim, name=job, now=now, sheet=sheet, cap=cap, token=token, wish=wish, quotas=self._quotas, room=room
+        )
         return await self._writer.run(work)
+
+    def left(self, token: str, *, at: float) -> None:
+        """An attempt is being written to the wire; it is booked before any later claim, and not waited for."""
+        self._writer.submit(lambda connection: quotas.left(connection, token, at))
+
+    async def learn(self, wish: Wish, lesson: Lesson, *, now: float) -> Belief | None:
+        """Book what an ended attempt says of its model's limits; answers with what is believed of its rate now."""
+        return await self._writer.run(lambda connection: quotas.learn(connection, self._quotas, wish, lesson, now))
+
+    async def unlearn(self, wish: Wish, *, now: float) -> None:
+        """Forget what refusals have said of a model's limits."""
+        await self._writer.run(lambda connection: quotas.unlearn(connection, wish, now))
+
+    async def beat(self, job: str, wish: Wish, pulse: Pulse | None, *, now: float) -> Standing:
+        """Say what a live run says of itself; answers with what counts against its limits now."""
+        return await self._writer.run(lambda connection: beat(connection, self._quotas, job, wish, pulse, now))
+
+    async def quiet(self, job: str) -> None:
+        """The run is over: it waits for nothing."""
+        await self._writer.run(lambda connection: quiet(connection, job))
+
+    async def forgive(self, job: str, attempts: Collection[Claimed], *, now: float) -> int:
+        """Give back the tries that an outage burnt; returns how many tasks were given one."""
+        return await self._writer.run(partial(forgive, name=job, attempts=attempts, now=now))
 
     async def settle(
         self,

@@ -41,6 +41,19 @@ would hide it from the planner."""
 IN_FLIGHT = text("state = 'running'")
 
 
+SPENT = (
+    "settled_nanos",
+    "reserved_nanos",
+    "unknown_nanos",
+    "settled_image_tokens",
+    "reserved_image_tokens",
+    "unknown_image_tokens",
+    "unpriced",
+    "uncounted",
+)
+"""What a job and an account count of money and image tokens."""
+
+
 def _values(kind: type[StrEnum]) -> Enum:
     return Enum(
         kind,
@@ -70,24 +83,35 @@ class LedgerRow(SQLModel, table=True):
     created_at: float = Field(sa_type=Double)
 
 
+class AccountRow(SQLModel, table=True):
+    """One cap that many jobs hold against, with counters like a job's."""
+
+    __tablename__ = "account"
+    __table_args__ = (UniqueConstraint("name"), _never_negative(*SPENT))
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    name: str = Field(sa_type=Text)
+    cap_nanos: int | None = Field(default=None, sa_type=BigInteger)
+    cap_image_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    settled_nanos: int = Field(default=0, sa_type=BigInteger)
+    reserved_nanos: int = Field(default=0, sa_type=BigInteger)
+    unknown_nanos: int = Field(default=0, sa_type=BigInteger)
+    settled_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    reserved_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    unknown_image_tokens: int = Field(default=0, sa_type=BigInteger)
+    unpriced: int = Field(default=0, sa_type=BigInteger)
+    uncounted: int = Field(default=0, sa_type=BigInteger)
+    created_at: float = Field(sa_type=Double)
+    updated_at: float = Field(sa_type=Double)
+
+
 class JobRow(SQLModel, table=True):
     """A manifest under its name, with counters that move in the transaction of what they count."""
 
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("name"),
-        _never_negative(
-            "settled_nanos",
-            "reserved_nanos",
-            "unknown_nanos",
-            "settled_image_tokens",
-            "reserved_image_tokens",
-            "unknown_image_tokens",
-            "unpriced",
-            "uncounted",
-            *State,
-            "orphaned",
-        ),
+        _never_negative(*SPENT, *State, "orphaned"),
         CheckConstraint(
             "halted IS NULL OR halted IN ('budget', 'provider', 'local', 'interrupted')",
             name="halted",
@@ -123,6 +147,8 @@ class JobRow(SQLModel, table=True):
     reason: str | None = Field(default=None, sa_type=Text)
     created_at: float = Field(sa_type=Double)
     updated_at: float = Field(sa_type=Double)
+    account_id: int | None = Field(default=None, sa_type=ID, foreign_key="account.id")
+    """What its next attempts hold against besides its own cap."""
 
 
 class PromptRow(SQLModel, table=True):
@@ -234,7 +260,8 @@ class AttemptRow(SQLModel, table=True):
             postgresql_where=IN_FLIGHT,
         ),
         Index(None, "job_id", "ended_at"),
-        Index(None, "model", "endpoint", "started_at"),
+        Index(None, "endpoint", "sent_at"),
+        Index(None, "endpoint", "changed"),
     )
 
     id: int | None = Field(default=None, sa_type=ID, primary_key=True)
@@ -279,6 +306,14 @@ class AttemptRow(SQLModel, table=True):
     """It cost more than was reserved."""
     adopted: bool = Field(default=False)
     """Its picture was found on disk after a crash."""
+    sent_at: float | None = Field(default=None, sa_type=Double)
+    """When it was written to the wire, or the latest moment at which that may have been; NULL while nobody knows
+    that it left, and for good where it never did."""
+    pictures: int | None = Field(default=None, sa_type=Integer)
+    """Pictures in its answer."""
+    account_id: int | None = Field(default=None, sa_type=ID, foreign_key="account.id")
+    changed: int = Field(default=0, sa_type=BigInteger)
+    """Grows over all attempts with every change of one: who has seen it has seen all that changed before."""
 
 
 class AllowanceRow(SQLModel, table=True):
@@ -294,9 +329,50 @@ class AllowanceRow(SQLModel, table=True):
     tokens: int = Field(sa_type=BigInteger)
 
 
+class QuotaRow(SQLModel, table=True):
+    """What is known of a model's limits at an endpoint, shared by all that send there and kept over restarts.
+
+    The row whose model is empty is the endpoint's own.
+    """
+
+    __tablename__ = "quota"
+
+    endpoint: str = Field(sa_type=Text, primary_key=True)
+    model: str = Field(sa_type=Text, primary_key=True)
+    closed_until: float | None = Field(default=None, sa_type=Double)
+    """Nothing is sent before."""
+    closed_by: str | None = Field(default=None, sa_type=Text)
+    """Reason of the refusal, or `outage`."""
+    said: str = Field(default="", sa_type=Text)
+    belief: dict[str, Any] | None = Field(default=None, sa_type=MAYBE_JSON)
+    """A `core.learning.Belief` of requests a minute."""
+    named: dict[str, Any] | None = Field(default=None, sa_type=MAYBE_JSON)
+    """Other limits as refusals named them: dimension -> [value, when]."""
+    updated_at: float = Field(sa_type=Double)
+
+
+class PulseRow(SQLModel, table=True):
+    """What a live run says of itself: what it waits for, and what holds it back."""
+
+    __tablename__ = "pulse"
+
+    job_id: int = Field(sa_type=ID, primary_key=True, foreign_key="job.id")
+    endpoint: str = Field(sa_type=Text)
+    model: str = Field(sa_type=Text)
+    waits_for: str | None = Field(default=None, sa_type=Text)
+    """A full limit whose next room it wants."""
+    waiting_since: float | None = Field(default=None, sa_type=Double)
+    back_at: float | None = Field(default=None, sa_type=Double)
+    """When it will ask again; who is late is not waited for."""
+    facts: dict[str, Any] | None = Field(default=None, sa_type=MAYBE_JSON)
+    """What binds, since when, and when it will be done: `ledger.facts.Pulse`."""
+    updated_at: float = Field(sa_type=Double)
+
+
 def _table(row: type[SQLModel]) -> Table:
     return SQLModel.metadata.tables[str(row.__tablename__)]
 
 
 ledger, job, prompt, recipe = _table(LedgerRow), _table(JobRow), _table(PromptRow), _table(RecipeRow)
 task, attempt, allowance = _table(TaskRow), _table(AttemptRow), _table(AllowanceRow)
+account, quota, pulse = _table(AccountRow), _table(QuotaRow), _table(PulseRow)

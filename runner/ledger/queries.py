@@ -4,22 +4,26 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, case, func, literal_column, not_, or_, select
+from sqlalchemy import Connection, RowMapping, Select, case, func, literal_column, not_, or_, select
+from sqlalchemy.sql import ColumnElement
 
 from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import AttemptState, State
 from runner.core.pricing import Quote
-from runner.ledger.claim import FACTS, claimed_of, spend_of
+from runner.ledger.claim import FACTS, cap_of, claimed_of, spend_of
 from runner.ledger.facts import (
+    AccountStatus,
     AttemptRecord,
     Claimed,
     Counters,
     JobStatus,
     Known,
     OutcomeRow,
+    Pulse,
     TaskRecord,
 )
-from runner.ledger.models import WAITING, attempt, job, prompt, recipe, task
+from runner.ledger.models import WAITING, attempt, job, prompt, pulse, recipe, task
+from runner.ledger.models import account as accounts
 
 BATCH = 1_000
 
@@ -55,6 +59,9 @@ def status(connection: Connection, name: str, *, since_utc: float) -> JobStatus:
     mine = attempt.c.job_id == row["id"]
     recent = select(func.count()).where(mine, attempt.c.ended_at >= since_utc, attempt.c.outcome == "made")
     due = select(func.min(task.c.due_at)).where(task.c.job_id == row["id"], WAITING, task.c.due_at.is_not(None))
+    shared = (
+        connection.execute(select(accounts).where(accounts.c.id == row["account_id"])).mappings().one_or_none()
+    )
     return JobStatus(
         job=name,
         tasks={state: row[state.value] for state in State},
@@ -63,9 +70,28 @@ def status(connection: Connection, name: str, *, since_utc: float) -> JobStatus:
         recent_successes=connection.execute(recent).scalar_one(),
         last_attempt_at=connection.scalar(select(func.max(attempt.c.ended_at)).where(mine)),
         next_due=connection.scalar(due),
+        account=None if shared is None else _account(connection, shared),
+        pulse=_pulse(connection, row["id"]),
         **{column: row[column] for column in _AS_THEY_ARE},
     )
 
+
+def _pulse(connection: Connection, job_row: int) -> Pulse | None:
+    facts = connection.scalar(select(pulse.c.facts).where(pulse.c.job_id == job_row))
+    return None if facts is None else Pulse(**facts)
+
+
+def left_to_buy(connection: Connection, name: str) -> dict[tuple[str, str], int]:
+    """Live tasks that have not ended, by size and aspect."""
+    rows = connection.execute(
+        select(task.c.size, task.c.aspect, func.count())
+        .where(task.c.job_id == job_id(connection, name), task.c.live, task.c.state.in_(_TO_BUY))
+        .group_by(task.c.size, task.c.aspect)
+    )
+    return {(size, aspect): count for size, aspect, count in rows}
+
+
+_TO_BUY = (State.QUEUED, State.RUNNING)
 
 _AS_THEY_ARE = (
     *("orphaned", "unpriced", "uncounted", "halted", "reason"),
@@ -190,12 +216,6 @@ def running(connection: Connection, name: str) -> list[Claimed]:
     ]
 
 
-def recent_starts(connection: Connection, model: str, endpoint: str, since_utc: float) -> list[float]:
-    """When attempts at this model and endpoint started, any job's, oldest first: for pacing over restarts."""
-    same = and_(attempt.c.model == model, attempt.c.endpoint == endpoint, attempt.c.started_at >= since_utc)
-    return list(connection.scalars(select(attempt.c.started_at).where(same).order_by(attempt.c.started_at)))
-
-
 def counters(connection: Connection, name: str) -> Counters:
     """The counters as they are kept."""
     row = connection.execute(select(job).where(job.c.name == name)).mappings().one()
@@ -206,6 +226,19 @@ def counters(connection: Connection, name: str) -> Counters:
 def recount(connection: Connection, name: str) -> Counters:
     """The same from the rows they count. Reads them all: for tests and checks."""
     mine = job_id(connection, name)
+    by_state = connection.execute(
+        select(task.c.state, func.count()).where(task.c.job_id == mine, task.c.live).group_by(task.c.state)
+    )
+    orphans = select(func.count()).where(task.c.job_id == mine, not_(task.c.live))
+    return Counters(
+        *money(connection, attempt.c.job_id == mine),
+        {state.value: 0 for state in State} | {state.value: count for state, count in by_state},
+        connection.execute(orphans).scalar_one(),
+    )
+
+
+def money(connection: Connection, *of: ColumnElement[bool]) -> tuple[Spend, int, int]:
+    """Spend, unpriced and uncounted of the attempts that fit all conditions, added up from their rows."""
     settled = attempt.c.state == AttemptState.SETTLED
     nanos = case((settled, attempt.c.cost_nanos), else_=attempt.c.reserved_nanos)
     tokens = case((settled, attempt.c.image_tokens), else_=attempt.c.reserved_image_tokens)
@@ -217,23 +250,36 @@ def recount(connection: Connection, name: str) -> Counters:
             func.count() - func.count(nanos),
             func.count() - func.count(tokens),
         )
-        .where(attempt.c.job_id == mine, attempt.c.state != AttemptState.RELEASED)
+        .where(*of, attempt.c.state != AttemptState.RELEASED)
         .group_by(attempt.c.state)
     )
     held = {state: facts for state, *facts in rows}
     columns = [held.get(state, [0, 0, 0, 0]) for state in _HOLDING]
     spent, counted, unpriced, uncounted = (list(column) for column in zip(*columns, strict=True))
-    by_state = connection.execute(
-        select(task.c.state, func.count()).where(task.c.job_id == mine, task.c.live).group_by(task.c.state)
-    )
-    orphans = select(func.count()).where(task.c.job_id == mine, not_(task.c.live))
-    return Counters(
-        Spend(*spent, *counted),
-        sum(unpriced),
-        sum(uncounted),
-        {state.value: 0 for state in State} | {state.value: count for state, count in by_state},
-        connection.execute(orphans).scalar_one(),
-    )
+    return Spend(*spent, *counted), sum(unpriced), sum(uncounted)
+
+
+def account(connection: Connection, name: str) -> AccountStatus | None:
+    """An account with its cap, its spend and its jobs; None if the ledger has none of that name."""
+    row = connection.execute(select(accounts).where(accounts.c.name == name)).mappings().one_or_none()
+    return None if row is None else _account(connection, row)
+
+
+def _account(connection: Connection, row: RowMapping) -> AccountStatus:
+    jobs = connection.scalars(select(job.c.name).where(job.c.account_id == row["id"]).order_by(job.c.name))
+    return AccountStatus(row["name"], cap_of(row), spend_of(row), row["unpriced"], row["uncounted"], tuple(jobs))
+
+
+def under_no_account(connection: Connection, name: str) -> Spend:
+    """What the job has spent under no account; nothing for a job the ledger does not know."""
+    mine = select(job.c.id).where(job.c.name == name).scalar_subquery()
+    return money(connection, attempt.c.job_id == mine, attempt.c.account_id.is_(None))[0]
+
+
+def account_recount(connection: Connection, name: str) -> tuple[Spend, int, int]:
+    """What an account's counters should be, from the rows they count."""
+    mine = connection.execute(select(accounts.c.id).where(accounts.c.name == name)).scalar_one()
+    return money(connection, attempt.c.account_id == mine)
 
 
 _HOLDING = (AttemptState.SETTLED, AttemptState.RUNNING, AttemptState.UNKNOWN)

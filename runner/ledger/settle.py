@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, select, text, update
+from sqlalchemy import Connection, RowMapping, Table, Update, bindparam, select, text, update
 from sqlalchemy.dialects.sqlite.dml import Insert
 
 from runner.core.budget import Spend
@@ -20,7 +20,8 @@ from runner.core.retry import Move
 from runner.ledger.claim import SPEND, one, spend_of
 from runner.ledger.enqueue import upsert
 from runner.ledger.facts import Claimed, Settled
-from runner.ledger.models import allowance, attempt, job, task
+from runner.ledger.models import account, allowance, attempt, job, task
+from runner.ledger.quotas import NEXT_CHANGE
 
 _IN_FLIGHT = attempt.c.state == AttemptState.RUNNING
 _ATTEMPT = (
@@ -28,6 +29,8 @@ _ATTEMPT = (
         attempt.c.id,
         attempt.c.job_id,
         attempt.c.task_id,
+        attempt.c.account_id,
+        attempt.c.sent_at,
         attempt.c.reserved_nanos,
         attempt.c.reserved_image_tokens,
         task.c.live,
@@ -36,7 +39,10 @@ _ATTEMPT = (
     .where(attempt.c.token == bindparam("by_token"), _IN_FLIGHT)
     .with_for_update()
 )
-_END = update(attempt).where(attempt.c.id == bindparam("row_id"), _IN_FLIGHT)
+_END = update(attempt).where(attempt.c.id == bindparam("row_id"), _IN_FLIGHT).values(changed=NEXT_CHANGE)
+_OF_TASK = select(task.c.state, task.c.live, task.c.tries, task.c.attempts).where(
+    task.c.id == bindparam("task_id")
+)
 _MOVE = (
     update(task)
     .where(task.c.id == bindparam("row_id"), text("state = 'running'"))
@@ -49,16 +55,25 @@ _MOVE = (
     )
 )
 """NULL plus anything is NULL: a sum with an unknown part is unknown."""
-_PAY = (
-    update(job)
-    .where(job.c.id == bindparam("row_id"))
-    .values(
-        {column: column + bindparam(f"more_{column.name}") for column in (*SPEND, job.c.unpriced, job.c.uncounted)}
+
+
+def _paying(owner: Table) -> Update:
+    """Move the money counters of a job or an account."""
+    counted = (*(owner.c[column.name] for column in SPEND), owner.c.unpriced, owner.c.uncounted)
+    return (
+        update(owner)
+        .where(owner.c.id == bindparam("row_id"))
+        .values({column: column + bindparam(f"more_{column.name}") for column in counted})
+        .values(updated_at=bindparam("now"))
     )
+
+
+_PAY = (
+    _paying(job)
     .values({job.c[state.value]: job.c[state.value] + bindparam(f"more_{state.value}") for state in State})
-    .values(updated_at=bindparam("now"))
     .returning(*SPEND)
 )
+_PAY_THERE = _paying(account)
 _SPEND = select(*SPEND).where(job.c.name == bindparam("by_name"))
 
 
@@ -81,11 +96,15 @@ def settle(
     if held is None:
         return Settled(_spend(connection, claimed.job), recorded=False)
     ended = _ended(held, outcome, settlement, move) | {"ended_at": now, "latency_s": latency_s, "adopted": adopted}
+    if held["sent_at"] is None and settlement.state is not AttemptState.RELEASED:
+        ended["sent_at"] = now  # it may have left at any moment until now, and nobody lived to tell
     one(connection.execute(_END, {"row_id": held["id"], **_storable(ended)}).rowcount)
     moved = _moved(held, outcome, settlement, move, now)
     one(connection.execute(_MOVE, {"row_id": held["task_id"], **_storable(moved)}).rowcount)
-    paid = connection.execute(_PAY, {"row_id": held["job_id"], "now": now, **_paid(held, settlement, move)})
-    spend = spend_of(paid.mappings().one())
+    more = {"now": now, **_paid(held, settlement, move)}
+    spend = spend_of(connection.execute(_PAY, {"row_id": held["job_id"], **more}).mappings().one())
+    if held["account_id"] is not None:
+        one(connection.execute(_PAY_THERE, {"row_id": held["account_id"], **more}).rowcount)
     _raise_allowance(connection, claimed, outcome, settlement)
     return Settled(spend, recorded=True)
 
@@ -112,6 +131,7 @@ def _ended(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Mov
         "response_id": answer and answer.response_id,
         "model_version": answer and answer.model_version,
         "tier": answer and answer.tier,
+        "pictures": answer and answer.pictures,
         "path": picture and picture.path,
         "sha256": picture and picture.sha256,
         "overrun": _overrun(held, settlement),
@@ -222,6 +242,32 @@ def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in values.items()
     }
+
+
+def forgive(connection: Connection, name: str, attempts: Iterable[Claimed], *, now: float) -> int:
+    """Give back the try that each of these attempts used up: an outage was its end, not its task.
+
+    A task that the last of them failed goes back into the queue. Returns how many tasks were given one.
+    """
+    burnt: dict[int, list[int]] = {}
+    for ended in attempts:
+        burnt.setdefault(ended.task_id, []).append(ended.number)
+    given = failed = 0
+    for task_id, numbers in burnt.items():
+        found = connection.execute(_OF_TASK, {"task_id": task_id}).one()
+        back = found.state is State.FAILED and found.attempts == max(numbers)
+        if not found.tries or not (back or found.state in {State.QUEUED, State.RUNNING}):
+            continue
+        changes: dict[str, Any] = {"tries": max(0, found.tries - len(numbers))}
+        if back:
+            changes["state"] = State.QUEUED
+        one(connection.execute(update(task).where(task.c.id == task_id).values(**changes)).rowcount)
+        given += 1
+        failed += back and found.live
+    if failed:
+        moved = {"failed": job.c.failed - failed, "queued": job.c.queued + failed, "updated_at": now}
+        connection.execute(update(job).where(job.c.name == name).values(**moved))
+    return given
 
 
 def halt(connection: Connection, name: str, halted: str | None, reason: str | None, *, now: float) -> None:

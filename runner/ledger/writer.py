@@ -44,9 +44,18 @@ class _Failed:
 class Writer:
     """Owns a connection that no other thread touches."""
 
-    def __init__(self, connection: Connection, path: Path, patience_s: float = PATIENCE_S) -> None:
-        """Start the thread; from now on `connection` is its own. `path` is for messages."""
-        self._connection, self._path, self._patience_s = connection, path, patience_s
+    def __init__(
+        self,
+        connection: Connection,
+        path: Path,
+        patience_s: float = PATIENCE_S,
+        undone: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the thread; from now on `connection` is its own. `path` is for messages.
+
+        `undone` is called in the thread when what operations have read or written was taken back.
+        """
+        self._connection, self._path, self._patience_s, self._undone = connection, path, patience_s, undone
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
         self._unanswered = 0
@@ -133,6 +142,7 @@ class Writer:
 
     def _undo(self) -> None:
         """SQLite leaves a transaction open whose COMMIT failed, and SQLAlchemy takes it for ended."""
+        self._undone()
         with suppress(DBAPIError, sqlite3.Error):  # if this fails too, the next BEGIN says so
             self._connection.rollback()
             self._connection.connection.rollback()

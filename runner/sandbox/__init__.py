@@ -7,6 +7,7 @@ with the runner: otherwise it would agree with our mistakes.
 from runner.sandbox.app import create_app
 from runner.sandbox.faults import FaultPlan, fault_plan
 from runner.sandbox.options import Options
+from runner.sandbox.outage import Outage, parse_outage
 from runner.sandbox.server import serve
 
-__all__ = ["FaultPlan", "Options", "create_app", "fault_plan", "serve"]
+__all__ = ["FaultPlan", "Options", "Outage", "create_app", "fault_plan", "parse_outage", "serve"]

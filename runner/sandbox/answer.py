@@ -1,7 +1,7 @@
-"""What one admitted request gets: the body of its answer and what it costs (gemini-api.md §5, §6).
+"""What a request gets if it is admitted: what that costs, and the body of its answer (gemini-api.md §5, §6).
 
-Everything here is a pure function of the sample. How bytes leave is in `delivery`, how errors look in `reply`, how
-tokens and pictures are drawn in `sample`.
+Everything here is a pure function of the sample: what it will cost is known before a picture is drawn. How bytes
+leave is in `delivery`, how errors look in `reply`, how tokens and pictures are drawn in `sample`.
 """
 
 import hashlib
@@ -14,6 +14,28 @@ from runner.sandbox.sample import Charge, Image, Json, Sample, Usage, encoded
 from runner.sandbox.schema import snake
 
 WORDS = "I cannot draw this one, but here is what I imagined: a picture much like the one you describe."
+
+
+def price(sample: Sample, fault: str | None) -> Charge | None:
+    """What the answer of a sample that meets this fault puts on the bill; None where nothing is generated."""
+    if fault is None:
+        return _plain_price(sample)
+    if fault in ERRORS or fault in MISSHAPEN:
+        return None
+    if fault in LOST:
+        return _plain_price(sample) if _ran(sample, fault) else None
+    if fault in PICTURELESS:
+        return PICTURELESS[fault](sample)[1].charge(0)
+    if fault == "no_usage_refusal":
+        return _thinking_usage(sample).charge(0)
+    return _plain_price(sample, fault)
+
+
+def _plain_price(sample: Sample, fault: str | None = None) -> Charge:
+    if "IMAGE" not in sample.asked.modalities:
+        return _words(sample)[1].charge(0)
+    count = _pictures(sample, fault)
+    return _unreported(sample, count) if fault == "usage_missing" else sample.usage(count).charge(count)
 
 
 def answer(sample: Sample, fault: str | None) -> Reply:
@@ -40,11 +62,14 @@ def _plain(sample: Sample, fault: str | None = None) -> Reply:
 
 
 def _lost(sample: Sample, fault: str) -> Reply:
-    instead, billed = LOST[fault]
     made = _plain(sample)
-    ran = sample.chance.happens("billed", billed)
-    reply = instead or replace(made, delivery=fault)
-    return replace(reply, charge=made.charge if ran else None, sha256=made.sha256 if ran else None, answered=False)
+    reply = LOST[fault][0] or replace(made, delivery=fault)
+    return replace(reply, sha256=made.sha256 if _ran(sample, fault) else None, answered=False)
+
+
+def _ran(sample: Sample, fault: str) -> bool:
+    """Whether a lost answer was generated."""
+    return sample.chance.happens("billed", LOST[fault][1])
 
 
 def _body(sample: Sample, said: Json, usage: Usage | None) -> Json:
@@ -64,7 +89,7 @@ Said = tuple[Json, Usage]
 
 
 def _without(sample: Sample, said: Json, usage: Usage) -> Reply:
-    return Reply(200, dump(_body(sample, said, usage)), charge=usage.charge(0))
+    return Reply(200, dump(_body(sample, said, usage)), tier=sample.tier)
 
 
 def _hollow(sample: Sample) -> Json | None:
@@ -149,14 +174,18 @@ def _unaccounted(sample: Sample) -> Reply:
     body = _body(sample, _candidate(None, "NO_IMAGE"), None)
     if sample.chance.happens("tier only", 0.5):
         body["usageMetadata"] = {"serviceTier": "standard"}
-    return Reply(200, dump(body), charge=_thinking_usage(sample).charge(0))
+    return Reply(200, dump(body))
 
 
 # --- with pictures ---------------------------------------------------------------------------------------------
 
 
+def _pictures(sample: Sample, fault: str | None) -> int:
+    return sample.chance.whole("drafts", 2, 3) if fault == "several_images" else 1
+
+
 def _pictured(sample: Sample, fault: str | None) -> Reply:
-    count = sample.chance.whole("drafts", 2, 3) if fault == "several_images" else 1
+    count = _pictures(sample, fault)
     images = [sample.image(fault, draft) for draft in range(1 - count, 1)]
     usage = sample.usage(count)
     parts = [
@@ -165,10 +194,9 @@ def _pictured(sample: Sample, fault: str | None) -> Reply:
     ]
     content = {"parts": parts, "role": "model"}
     body = _body(sample, _candidate(content, "STOP"), None if fault == "usage_missing" else usage)
-    charge = _unreported(sample, count) if fault == "usage_missing" else usage.charge(count)
     sha256 = hashlib.sha256(images[-1].data).hexdigest()
     delivery = fault if fault in {"trickle", "keepalive_whitespace"} else None
-    return Reply(200, dump(_twisted(sample, body, fault)), charge=charge, sha256=sha256, delivery=delivery)
+    return Reply(200, dump(_twisted(sample, body, fault)), sha256=sha256, delivery=delivery, tier=sample.tier)
 
 
 def _image_part(sample: Sample, image: Image, fault: str | None) -> Json:

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -11,14 +12,15 @@ from aiohttp import web
 from runner.core.catalog import Model, builtin
 from runner.sandbox.answer import answer
 from runner.sandbox.books import Books
-from runner.sandbox.chance import Chance
+from runner.sandbox.clock import Clock, Instant
 from runner.sandbox.delivery import deliver
+from runner.sandbox.draw import Drawn, draw
 from runner.sandbox.errors import ApiError, invalid, no_key, retired_model, unknown_model, wrong_key
 from runner.sandbox.options import Options
-from runner.sandbox.quota import Quotas
-from runner.sandbox.reply import Reply, error_reply, html
-from runner.sandbox.request import Asked, loads, understand
-from runner.sandbox.sample import Sample
+from runner.sandbox.outage import outage_at
+from runner.sandbox.quota import Counted, Quotas
+from runner.sandbox.reply import OUTAGES, Reply, error_reply, html
+from runner.sandbox.request import loads, understand
 
 MAX_BODY = 100 * 1024 * 1024
 """Bytes of one request (gemini-api.md §4.3)."""
@@ -50,10 +52,16 @@ class Sandbox:
         """Pick up what an earlier sandbox left in the state folder."""
         if options.speed <= 0 or options.latency_s < 0:
             raise ValueError("speed must be above zero and latency not below")
-        self._options, self._now = options, now
-        self._books = Books(options.state_dir, now)
+        self._options = options
+        self._clock = Clock(options.state_dir, options.speed, now)
+        self._books = Books(options.state_dir, self._clock)
         self._quotas = Quotas(
-            options.quotas, options.speed, count_rejected=options.count_rejected, admitted=self._books.admitted
+            options.quotas,
+            counted=self._books.counted,
+            spent=(self._clock.started, options.month_spent_nanos),
+            count_rejected=options.count_rejected,
+            nameless=options.nameless_quotas,
+            values=options.quota_values,
         )
         self._verbs: dict[str, Callable[[web.Request, str], Awaitable[Reply]]] = {
             "generateContent": self._generate
@@ -105,34 +113,44 @@ class Sandbox:
         return entry
 
     async def _generate(self, request: web.Request, model: str) -> Reply:
-        asked, at = None, self._now()
+        asked, weight, at = None, None, self._clock.read()
+        if kind := outage_at(self._options.outages, at.clock - self._clock.started):
+            return await self._down(request, model, kind, at)
         try:
             self._authorise(request)
             asked = understand(self._find(request, model), loads(await _read_body(request)))
-            at = self._now()
-            if rejection := self._quotas.judge(asked.model.id, at):
-                raise rejection
+            drawn, at = draw(asked, self._books.seen(asked) + 1, self._options), self._clock.read()
+            weight = drawn.weight
+            self._quotas.admit(Counted(asked.model.id, at.clock, weight))
         except ApiError as error:
-            counted = asked is not None and self._quotas.count_rejected
-            self._books.arrived(at, model, asked, status=f"http_{error.code}", counted=counted)
+            counted = weight.rejected() if weight and self._quotas.count_rejected else None
+            self._books.arrived(
+                at, model, asked, status=f"http_{error.code}", weight=counted, refused_by=error.refused_by
+            )
             raise
-        return await self._admitted(asked, at)
+        return await self._admitted(drawn, at)
 
-    async def _admitted(self, asked: Asked, at: float) -> Reply:
-        """Draw what becomes of the request, note it, take the time it takes, bill it."""
-        chance = Chance(self._options.seed, asked.hash, self._books.see(asked))
-        plan = self._options.faults
-        fault = plan.draw(chance)
-        habits = {name: plan.habit(name, chance) for name in ("overrun", "details_missing")}
-        outcome = fault or next((name for name, has in habits.items() if has), "image")
-        arrival = self._books.arrived(at, asked.model.id, asked, status=outcome, seen=chance.seen, counted=True)
+    async def _down(self, request: web.Request, model: str, kind: str, at: Instant) -> Reply:
+        """Note a request that comes in an outage. What would be closed unread is not read."""
+        asked = None
+        with suppress(ApiError):
+            if kind != "refuse":
+                asked = understand(self._find(request, model), loads(await _read_body(request)))
+        self._books.arrived(at, model, asked, status=f"outage_{kind}")
+        return OUTAGES[kind]
+
+    async def _admitted(self, drawn: Drawn, at: Instant) -> Reply:
+        """Note what becomes of the request, take the time it takes, bill it."""
+        sample, chance = drawn.sample, drawn.sample.chance
+        arrival = self._books.arrived(
+            at, sample.asked.model.id, sample.asked, status=drawn.outcome, seen=chance.seen, weight=drawn.weight
+        )
         await asyncio.sleep(self._options.latency_s * (0.5 + chance.unit("latency")) / self._options.speed)
-        sample = Sample(asked, chance, self._options, **habits)
-        reply = answer(sample, fault)
-        if reply.charge:
+        reply = answer(sample, drawn.fault)
+        if drawn.charge:
             self._books.bill(
-                asked, chance, reply.charge, arrival=arrival, outcome=outcome, answered=reply.answered,
-                response_id=sample.response_id(), sha256=reply.sha256,
+                sample, drawn.charge, arrival=arrival, outcome=drawn.outcome, answered=reply.answered,
+                sha256=reply.sha256,
             )  # fmt: skip
         return reply
 

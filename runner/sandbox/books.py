@@ -3,13 +3,15 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.sandbox.chance import Chance
+from runner.sandbox.clock import Clock, Instant
+from runner.sandbox.quota import Counted, Weight
 from runner.sandbox.request import Asked
-from runner.sandbox.sample import Charge
+from runner.sandbox.sample import Charge, Sample
 
 
 class Books:
@@ -18,36 +20,44 @@ class Books:
     Each line is one write to a file opened for appending: a killed sandbox leaves whole lines.
     """
 
-    def __init__(self, state_dir: Path, now: Callable[[], float]) -> None:
-        """Open both files below `state_dir`; `now` is in seconds since 1970. Raises OSError."""
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self._now = now
+    def __init__(self, state_dir: Path, clock: Clock) -> None:
+        """Open both files below `state_dir`. Raises OSError."""
+        self._clock = clock
         self._requests, self._bill = _Log(state_dir / "requests.jsonl"), _Log(state_dir / "bill.jsonl")
         self._seen: Counter[str] = Counter()
-        self.admitted: list[tuple[str, float]] = []
-        """(model, when) of the requests that earlier runs of this sandbox counted towards its quotas."""
+        self.counted: list[Counted] = []
+        """The requests that earlier runs of this sandbox counted towards its quotas."""
         self._last_billed_at = 0.0
         for row in self._requests.rows():
             self._seen[row["request"]] += row["admitted"]
+            # Rows of the first releases know the wall's clock only, at speed 1, and requests only.
+            at = row.get("clock", row["at"])
+            clock.not_before(at)
             if row["counted"]:
-                self.admitted.append((row["model"], row["at"]))
+                weight = Weight(row.get("tokens", 0), row.get("images", 0), row.get("nanos", 0))
+                self.counted.append(Counted(row["model"], at, weight))
 
-    def see(self, asked: Asked) -> int:
-        """Count an admitted request; how often it has now been seen."""
-        self._seen[asked.hash] += 1
+    def seen(self, asked: Asked) -> int:
+        """How often a request was admitted."""
         return self._seen[asked.hash]
 
     def arrived(
         self,
-        at: float,
+        at: Instant,
         model: str,
         asked: Asked | None,
         *,
         status: str,
         seen: int | None = None,
-        counted: bool = False,
+        weight: Weight | None = None,
+        refused_by: str | None = None,
     ) -> int:
-        """Note a request: `seen` if it was admitted, `counted` if a quota counts it. Returns its number."""
+        """Note a request; returns its number.
+
+        `seen` counts it among those admitted. `weight` is what the quotas count of it, None where they do not.
+        """
+        if asked and seen:
+            self._seen[asked.hash] = seen
         facts = {
             "request": asked and asked.hash,
             "seen": seen,
@@ -56,33 +66,36 @@ class Books:
             "aspect": asked and asked.aspect,
             "prompt": asked and asked.prompt,
             "status": status,
+            "refused_by": refused_by,
             "admitted": seen is not None,
-            "counted": counted,
+            "counted": weight is not None,
+            **asdict(weight or Weight(0)),
         }
-        return self._requests.append({"at": at, **facts})
+        return self._requests.append({"at": at.wall, "clock": at.clock, **facts})
 
     def bill(
-        self, asked: Asked, chance: Chance, charge: Charge, *, arrival: int, outcome: str, answered: bool,
-        response_id: str, sha256: str | None,
-    ) -> None:  # fmt: skip
+        self, sample: Sample, charge: Charge, *, arrival: int, outcome: str, answered: bool, sha256: str | None
+    ) -> None:
         """Put a generation on the bill; call before any byte of its answer leaves."""
+        now, asked = self._clock.read(), sample.asked
         # The wall clock may step back; the order of the bill must not.
-        self._last_billed_at = max(self._last_billed_at, self._now())
+        self._last_billed_at = max(self._last_billed_at, now.wall)
         line = {
             "at": self._last_billed_at,
+            "clock": now.clock,
             "arrival": arrival,
             "request": asked.hash,
-            "seen": chance.seen,
+            "seen": sample.chance.seen,
             "model": asked.model.id,
             "size": asked.size,
             "aspect": asked.aspect,
-            "tier": "standard",
+            "tier": sample.tier,
             "lane": "standard",
             "input": charge.input,
             "text": charge.text,
             "image": charge.image,
             "images": charge.images,
-            "response_id": response_id,
+            "response_id": sample.response_id(),
             "outcome": outcome,
             "answered": answered,
             "sha256": sha256,

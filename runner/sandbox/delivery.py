@@ -9,7 +9,6 @@ from aiohttp import web
 
 from runner.sandbox.reply import Reply
 
-HEADERS = {"x-gemini-service-tier": "standard"}
 POLL_S = 0.05
 """How often a hanging answer looks whether its caller has left; nothing else tells a handler."""
 DRIPS = 20
@@ -25,9 +24,11 @@ async def deliver(request: web.Request, reply: Reply, speed: float) -> web.Strea
             return await DELIVERIES[reply.delivery](request, reply, PAUSE_S / speed)
         except ConnectionError:
             return web.Response()
-    return web.Response(
-        status=reply.status, body=reply.body, headers={**HEADERS, "Content-Type": reply.content_type}
-    )
+    return web.Response(status=reply.status, body=reply.body, headers=_headers(reply))
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    return {"x-gemini-service-tier": reply.tier, "Content-Type": reply.content_type}
 
 
 async def _hang(request: web.Request, _reply: Reply, _pause_s: float) -> web.StreamResponse:
@@ -90,7 +91,7 @@ DELIVERIES: Mapping[str, Callable[[web.Request, Reply, float], Awaitable[web.Str
 
 
 async def _begin(request: web.Request, reply: Reply, length: int | None = None) -> web.StreamResponse:
-    response = web.StreamResponse(status=reply.status, headers={**HEADERS, "Content-Type": reply.content_type})
+    response = web.StreamResponse(status=reply.status, headers=_headers(reply))
     response.content_length = length
     await response.prepare(request)
     return response

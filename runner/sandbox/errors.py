@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 STATUSES = {
@@ -42,6 +43,8 @@ class ApiError(Exception):
     code: int
     message: str
     details: Sequence[dict[str, Any]] = ()
+    refused_by: str | None = None
+    """The quota that refused it, by its name in QUOTAS; not on the wire."""
 
     def body(self) -> dict[str, Any]:
         """The envelope; 408 has no status name of its own."""
@@ -55,17 +58,33 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A kind of limit: its window, and how the service names it."""
+    """A kind of limit, as the service names it."""
 
-    window_s: float
     metric: str
     id: str
+    per_model: bool = True
+    """False: all models together."""
+    in_dollars: bool = False
+    """Its limit is kept in nano-dollars and said in dollars."""
 
 
+# No recording and no report shows how images a minute or money are named: those ids are made up after the others.
 QUOTAS = {
-    "rpm": Quota(60, f"{_METRIC}generate_requests_per_model", "GenerateRequestsPerMinutePerProjectPerModel"),
-    "rpd": Quota(
-        86400, f"{_METRIC}generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel"
+    "rpm": Quota(f"{_METRIC}generate_requests_per_model", "GenerateRequestsPerMinutePerProjectPerModel"),
+    "tpm": Quota(
+        f"{_METRIC}generate_content_paid_tier_input_token_count",
+        "GenerateContentPaidTierInputTokensPerModelPerMinute",
+    ),
+    "ipm": Quota(f"{_METRIC}generate_images_per_model", "GenerateImagesPerMinutePerProjectPerModel"),
+    "rpd": Quota(f"{_METRIC}generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel"),
+    "spend": Quota(
+        f"{_METRIC}spend_per_project_per_10_minutes",
+        "SpendPer10MinutesPerProject",
+        per_model=False,
+        in_dollars=True,
+    ),
+    "month": Quota(
+        f"{_METRIC}spend_per_project_per_month", "SpendPerMonthPerProject", per_model=False, in_dollars=True
     ),
 }
 
@@ -126,16 +145,27 @@ def retired_model(model: str) -> ApiError:
     )
 
 
-def quota_exceeded(quota: Quota, limit: int, model: str, retry_s: float) -> ApiError:
-    """429 that names its quota; `retryDelay` is cut to whole seconds, the prose is not (§7.3)."""
-    violation = {
+def exhausted(refused_by: str | None = None) -> ApiError:
+    """429 that names nothing (recorded)."""
+    return ApiError(429, "Resource has been exhausted (e.g. check quota).", refused_by=refused_by)
+
+
+def quota_exceeded(name: str, limit: int, model: str, retry_s: float, *, value: bool = True) -> ApiError:
+    """429 that names its quota; without `value` neither details nor prose say how large it is.
+
+    `retryDelay` is cut to whole seconds, the prose is not (§7.3).
+    """
+    quota = QUOTAS[name]
+    said = f"{Decimal(limit).scaleb(-9).normalize():f}" if quota.in_dollars else str(limit)
+    violation: dict[str, Any] = {
         "quotaMetric": quota.metric,
         "quotaId": quota.id,
-        "quotaDimensions": {"location": "global", "model": model},
-        "quotaValue": str(limit),
+        "quotaDimensions": {"location": "global"} | ({"model": model} if quota.per_model else {}),
     }
-    exceeded = f"\n* Quota exceeded for metric: {quota.metric}, limit: {limit}, model: {model}"
-    return _quota_error(exceeded, [violation], retry_s)
+    exceeded = f"\n* Quota exceeded for metric: {quota.metric}"
+    exceeded += f", limit: {said}" if value else ""
+    exceeded += f", model: {model}" if quota.per_model else ""
+    return _quota_error(exceeded, [violation | ({"quotaValue": said} if value else {})], retry_s, name)
 
 
 def no_quota(model: str) -> ApiError:
@@ -154,13 +184,15 @@ def no_quota(model: str) -> ApiError:
     return _quota_error(exceeded, violations, 16.34553186)
 
 
-def _quota_error(exceeded: str, violations: list[dict[str, Any]], retry_s: float) -> ApiError:
+def _quota_error(
+    exceeded: str, violations: list[dict[str, Any]], retry_s: float, refused_by: str | None = None
+) -> ApiError:
     details: list[dict[str, Any]] = [
         _HELP,
         {"@type": f"{_TYPE}QuotaFailure", "violations": violations},
         {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(retry_s)}s"},
     ]
-    return ApiError(429, f"{_EXCEEDED}{exceeded}\nPlease retry in {spoken(retry_s)}.", details)
+    return ApiError(429, f"{_EXCEEDED}{exceeded}\nPlease retry in {spoken(retry_s)}.", details, refused_by)
 
 
 def spoken(seconds: float) -> str:

@@ -14,6 +14,9 @@ from runner.sandbox.chance import Chance
 STOPPING = ("daily_quota", "no_quota", "credits", "retired_404")
 """Faults after which no careful client goes on: never in a preset, only by name."""
 
+TIERS = {"served_flex": "flex", "served_priority": "priority"}
+"""Plain answers that another tier served than was asked for, at another price (gemini-api.md §10): by name."""
+
 FAULTS = (
     *("minute_quota", "bare_429", *STOPPING),
     *("http_500", "http_502_html", "empty_502", "http_503", "http_503_demand", "error_list"),
@@ -32,6 +35,7 @@ FAULTS = (
         "other_version",
         "usage_missing",
     ),
+    *TIERS,
 )
 """Every fault that takes the place of a plain answer; a request meets at most one (gemini-api.md §12)."""
 
@@ -52,7 +56,7 @@ _MILD = (
     "cut",
     "several_images",
 )
-_STORM = tuple(name for name in FAULTS if name not in (*STOPPING, "hang"))
+_STORM = tuple(name for name in FAULTS if name not in (*STOPPING, *TIERS, "hang"))
 
 PRESETS: Mapping[str, Mapping[str, float]] = {
     "none": {},
@@ -60,7 +64,7 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "mild": dict.fromkeys(_MILD, 0.01),
     "storm": dict.fromkeys(_STORM, 0.009) | dict.fromkeys(_THROTTLES, 0.005),
 }
-"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all but hanging and run-stopping."""
+"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all but hanging, run-stopping and other tiers."""
 
 
 @dataclass(frozen=True, slots=True)

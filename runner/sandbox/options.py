@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from runner.sandbox.faults import FaultPlan
+from runner.sandbox.outage import Outage
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Options:
     """How one sandbox behaves. Times are seconds of its own clock, `speed` times as fast as the wall's."""
 
     state_dir: Path
-    """Keeps `bill.jsonl` and `requests.jsonl`; a sandbox started on the same folder goes on where it stopped."""
+    """Keeps `bill.jsonl`, `requests.jsonl` and `clock.json`; a sandbox on the same folder goes on from there."""
     port: int | None = None
     """TCP port, 0 for any free one; used when `uds` is None."""
     uds: Path | None = None
@@ -26,9 +27,17 @@ class Options:
     """Mean time of a generation; drawn from half of it to one and a half."""
     faults: FaultPlan = field(default_factory=FaultPlan)
     quotas: Mapping[str, int] = field(default_factory=dict)
-    """`rpm`, `rpd`: requests in any sliding minute or day, for each model."""
+    """`rpm`, `tpm`, `ipm`: requests, input tokens, images of a model in any sliding minute; `rpd`: its requests in
+    a Pacific day. `spend`, `month`: nano-dollars of all models in any sliding ten minutes, in a Pacific month."""
+    month_spent_nanos: int = 0
+    """What else was spent in the month in which the sandbox first started."""
     count_rejected: bool = False
-    """Whether requests rejected by a quota use it up as well."""
+    """Whether requests rejected by a quota use it up as well: as requests and tokens."""
+    nameless_quotas: bool = False
+    """Whether a quota refuses without saying which one, how large it is or how long to wait."""
+    quota_values: bool = True
+    """Whether a refusal by a quota says how large it is, as `quotaValue` and in its prose."""
+    outages: tuple[Outage, ...] = ()
     retired: frozenset[str] = frozenset()
     """Model ids that answer 404 `is no longer available`."""
     until_stdin_closes: bool = False

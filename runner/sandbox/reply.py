@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from runner.sandbox.errors import QUOTAS, REPORT, ApiError, no_quota, quota_exceeded, retired_model
-from runner.sandbox.sample import Charge, Sample
+from runner.sandbox.errors import REPORT, ApiError, exhausted, no_quota, quota_exceeded, retired_model
+from runner.sandbox.sample import Sample
 
 JSON_TYPE = "application/json; charset=UTF-8"
 HTML_TYPE = "text/html; charset=UTF-8"
@@ -18,14 +18,14 @@ class Reply:
     status: int
     body: bytes
     content_type: str = JSON_TYPE
-    charge: Charge | None = None
-    """What goes on the bill; None where nothing was generated."""
     sha256: str | None = None
     """Of the result, the last picture."""
     answered: bool = True
     """False where the fault keeps the answer from its caller."""
     delivery: str | None = None
     """A fault of the connection."""
+    tier: str = "standard"
+    """Which tier served it."""
 
 
 def dump(body: object) -> bytes:
@@ -46,11 +46,11 @@ def html(status: int, title: str) -> Reply:
 def _minute_quota(sample: Sample) -> ApiError:
     # Without a quota of its own the sandbox names one too large to hold anybody back once the delay is over.
     limit = sample.options.quotas.get("rpm", 1000)
-    return quota_exceeded(QUOTAS["rpm"], limit, sample.asked.model.id, 0.2 + 2.8 * sample.chance.unit("retry"))
+    return quota_exceeded("rpm", limit, sample.asked.model.id, 0.2 + 2.8 * sample.chance.unit("retry"))
 
 
 def _daily_quota(sample: Sample) -> ApiError:
-    return quota_exceeded(QUOTAS["rpd"], sample.options.quotas.get("rpd", 250), sample.asked.model.id, 9303.27)
+    return quota_exceeded("rpd", sample.options.quotas.get("rpd", 250), sample.asked.model.id, 9303.27)
 
 
 def _internal(sample: Sample) -> ApiError:
@@ -73,7 +73,7 @@ _DEPLETED = ApiError(
 ERRORS: Mapping[str, Callable[[Sample], ApiError]] = {
     "minute_quota": _minute_quota,
     "daily_quota": _daily_quota,
-    "bare_429": lambda _: ApiError(429, "Resource has been exhausted (e.g. check quota)."),
+    "bare_429": lambda _: exhausted(),
     "no_quota": lambda sample: no_quota(sample.asked.model.id),
     "credits": lambda _: _DEPLETED,
     "retired_404": lambda sample: retired_model(sample.asked.model.id),
@@ -91,8 +91,19 @@ MISSHAPEN: Mapping[str, Reply] = {
 }
 """Errors in other shapes; nothing was generated."""
 
+_DEADLINE = ApiError(504, "Deadline expired before operation could complete.")
+
+OUTAGES: Mapping[str, Reply] = {
+    "503": error_reply(_UNAVAILABLE),
+    "500": error_reply(ApiError(500, "Internal error encountered.")),
+    "504": error_reply(_DEADLINE),
+    "timeout": Reply(503, b"", delivery="hang"),
+    "refuse": Reply(503, b"", delivery="reset_before"),
+}
+"""What every request meets in an outage of each kind; nothing was generated."""
+
 LOST: Mapping[str, tuple[Reply | None, float]] = {
-    "http_504": (error_reply(ApiError(504, "Deadline expired before operation could complete.")), 0.5),
+    "http_504": (error_reply(_DEADLINE), 0.5),
     "http_408": (error_reply(ApiError(408, "Request Timeout")), 0.5),
     "http_499": (error_reply(ApiError(499, "The operation was cancelled.")), 0.5),
     "html_200": (html(200, "Please wait"), 0.5),

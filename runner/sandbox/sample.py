@@ -1,6 +1,6 @@
 """One generation before it becomes an answer: its draws, its token counts and its pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pybase64
@@ -33,6 +33,7 @@ class Usage:
     thoughts: int = 0
     image: int = 0
     itemised: bool = True
+    tier: str = "standard"
     doubled: bool = False
     """The refusal that reports its thinking as candidates too: total and charge count it once (§5.4)."""
 
@@ -56,7 +57,7 @@ class Usage:
             "promptTokensDetails": _details(TEXT=self.prompt_text, IMAGE=self.prompt_image),
             "candidatesTokensDetails": _details(IMAGE=self.image) if self.itemised else None,
         }
-        return {**{name: value for name, value in numbers.items() if value}, "serviceTier": "standard"}
+        return {**{name: value for name, value in numbers.items() if value}, "serviceTier": self.tier}
 
     def charge(self, images: int) -> Charge:
         """The bill of an answer with so many pictures."""
@@ -84,10 +85,12 @@ class Sample:
     options: Options
     overrun: bool = False
     details_missing: bool = False
+    tier: str = "standard"
+    """Which tier serves it."""
 
     def prompt_usage(self) -> Usage:
         """The input alone."""
-        return Usage(self.asked.text_tokens, self.asked.reference_tokens)
+        return Usage(self.asked.text_tokens, self.asked.reference_tokens, tier=self.tier)
 
     def thoughts(self) -> int:
         """Thinking tokens: none without thinking, mostly none at minimal, 300 to 800 at high (§5.4)."""
@@ -112,8 +115,10 @@ class Sample:
             total = self.chance.whole("overrun", *((1600, 2500) if minimal else (4100, 5000)))
             thoughts = 0 if self.asked.thinking is None else total - beside
             beside = total - thoughts
-        texts, references = self.asked.text_tokens, self.asked.reference_tokens
-        return Usage(texts, references, image + beside, thoughts, image, itemised=not self.details_missing)
+        itemised = not self.details_missing
+        return replace(
+            self.prompt_usage(), candidates=image + beside, thoughts=thoughts, image=image, itemised=itemised
+        )
 
     def image(self, fault: str | None, draft: int = 0) -> Image:
         """Draw a picture, spoiled as `fault` says; `draft` counts those of one answer."""

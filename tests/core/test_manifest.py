@@ -8,7 +8,8 @@ import yaml
 
 from runner.core.axes import Dimension
 from runner.core.catalog import Prices, builtin
-from runner.core.manifest import Budget, Generation, Limits, PriceOverride, RetryPolicy, parse
+from runner.core.limits import Limits
+from runner.core.manifest import Account, Budget, Generation, GivenLimits, PriceOverride, RetryPolicy, parse
 from runner.core.matrix import expand
 from tests.core.manifests import MODEL, parsed, tasks
 
@@ -19,7 +20,7 @@ def test_the_shortest_manifest_has_all_defaults():
     manifest = parsed()
     assert (manifest.job, manifest.file, manifest.model, manifest.model_line) == ("j", "m.yaml", MODEL, 2)
     assert manifest.matrix.names == ("size", "aspect")
-    assert manifest.limits == Limits(None, None, 360.0, None)
+    assert manifest.limits == GivenLimits(None, None, 360.0, None)
     assert manifest.budget == Budget(None, None, "halt", "spread")
     assert manifest.retry == RetryPolicy(5, 2, "retry")
     assert manifest.prices == PriceOverride()
@@ -35,8 +36,11 @@ def test_every_field_is_read():
         "generation:",
         "  {modalities: [TEXT, Image], thinking: High, system: s, safety: {HARM_CATEGORY_HARASSMENT: OFF}}",
         "lane: batch",
-        "limits: {rpm: 60, concurrency: 16, request_timeout_s: 1.5, max_tasks: 100}",
-        "budget: {usd: 25.10, image_tokens: 5000, on_exceed: refuse, order: manifest}",
+        "limits: {rpm: 60, concurrency: 16, request_timeout_s: 1.5, max_tasks: 100, tier: 2, tpm: 7000,",
+        "  ipm: 40, rpd: 900, in_flight_mb: 64, spend_usd_per_10min: 0.50, spend_usd_per_month: 99.5,",
+        "  spent_usd_this_month: 12}",
+        "budget: {usd: 25.10, image_tokens: 5000, on_exceed: refuse, order: manifest,",
+        "  account: {name: acme spring, usd: 200, image_tokens: 90000}}",
         "retry: {attempts: 3, refused: 1, unknown: hold}",
         "prices: {input: 0.25, text: 1.50, image: 60, image_tokens: {0.5K: 700, 1K: 1000}}",
         "verify: full",
@@ -45,8 +49,22 @@ def test_every_field_is_read():
     )
     assert manifest.model == MODEL
     assert manifest.generation == Generation(("IMAGE", "TEXT"), "high", "s", {"HARASSMENT": "OFF"})
-    assert manifest.limits == Limits(60, 16, 1.5, 100)
-    assert manifest.budget == Budget(25_100_000_000, 5000, "refuse", "manifest")
+    assert manifest.limits == GivenLimits(
+        rpm=60,
+        concurrency=16,
+        request_timeout_s=1.5,
+        max_tasks=100,
+        tier=2,
+        tpm=7000,
+        ipm=40,
+        rpd=900,
+        spend_nanos=500_000_000,
+        month_nanos=99_500_000_000,
+        month_elsewhere_nanos=12_000_000_000,
+        bytes_in_flight=64_000_000,
+    )
+    account = Account("acme spring", 200 * 10**9, 90_000)
+    assert manifest.budget == Budget(25_100_000_000, 5000, "refuse", "manifest", account)
     assert manifest.retry == RetryPolicy(3, 1, "hold")
     assert manifest.prices == PriceOverride(250, 1500, 60_000, {"512": 700, "1K": 1000})
     assert manifest.prices.prices == Prices(250, 1500, 60_000)
@@ -68,6 +86,58 @@ def test_every_field_is_read():
 )
 def test_money_is_exact(written: str, nanos: int):
     assert parsed(f"budget: {{usd: {written}}}").budget.cap_nanos == nanos
+
+
+@pytest.mark.parametrize(
+    ("written", "limits"),
+    [
+        ("{}", Limits()),
+        ("{rpm: 60, concurrency: 4}", Limits(rpm=60, concurrency=4)),
+        ("{tpm: 1, ipm: 2, rpd: 3, in_flight_mb: 5}", Limits(tpm=1, ipm=2, rpd=3, bytes_in_flight=5_000_000)),
+        ("{tier: 1}", Limits(spend_nanos=10 * 10**9, month_nanos=250 * 10**9)),
+        ("{tier: 2}", Limits(spend_nanos=50 * 10**9, month_nanos=2_000 * 10**9)),
+        ("{tier: 3}", Limits(spend_nanos=200 * 10**9)),
+        ("{tier: 1, spend_usd_per_10min: 25}", Limits(spend_nanos=25 * 10**9, month_nanos=250 * 10**9)),
+        ("{spend_usd_per_month: 5, tier: 3}", Limits(spend_nanos=200 * 10**9, month_nanos=5 * 10**9)),
+        ("{spend_usd_per_10min: '0.000000001'}", Limits(spend_nanos=1)),
+        (
+            "{spend_usd_per_month: 5, spent_usd_this_month: 6}",
+            Limits(month_nanos=5 * 10**9, month_elsewhere_nanos=6 * 10**9),
+        ),
+    ],
+)
+def test_what_is_given_goes_before_what_the_tier_documents(written: str, limits: Limits):
+    assert parsed(f"limits: {written}").limits.resolved(builtin()) == limits
+
+
+@pytest.mark.parametrize(
+    ("limits", "noted"),
+    [
+        ("{spent_usd_this_month: 1}", True),
+        ("{tier: 3, spent_usd_this_month: 1}", True),
+        ("{spent_usd_this_month: 0}", False),
+        ("{tier: 1, spent_usd_this_month: 1}", False),
+        ("{spend_usd_per_month: 9, spent_usd_this_month: 1}", False),
+    ],
+)
+def test_a_spend_that_counts_towards_nothing_is_noted(limits: str, noted: bool):
+    note = "m.yaml:5: spent_usd_this_month counts towards nothing without spend_usd_per_month"
+    assert (note in parsed("limits:", f"  {limits}").notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("written", "budget"),
+    [
+        ("{account: acme}", Budget(account=Account("acme"))),
+        ("{account: 5}", Budget(account=Account("5"))),
+        ("{account: acme, usd: 2, image_tokens: 0}", Budget(2 * 10**9, 0, account=Account("acme", 2 * 10**9, 0))),
+        ("{account: {name: acme}, usd: 2}", Budget(2 * 10**9, account=Account("acme"))),
+        ("{account: {name: acme, usd: 9}}", Budget(account=Account("acme", 9 * 10**9))),
+        ("{usd: 2, account: {name: a, image_tokens: 7}}", Budget(2 * 10**9, account=Account("a", None, 7))),
+    ],
+)
+def test_an_account_named_alone_has_the_caps_beside_it(written: str, budget: Budget):
+    assert parsed(f"budget: {written}").budget == budget
 
 
 def test_512_in_every_spelling_is_one_size():

@@ -1,5 +1,6 @@
 """What an attempt may cost and did cost: tables against the owner's prices, properties for the rest."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.core.budget import Cap, Spend, dollars, fits, passed
-from runner.core.catalog import Prices, builtin, nanos_per_token, parse
+from runner.core.catalog import Prices, builtin, nanos_per_token
 from runner.core.lifecycle import (
     Answer,
     AttemptState,
@@ -139,9 +140,89 @@ def test_the_manifests_prices_go_over_the_catalogs():
     assert sheet(None, "standard", image_tokens=7).picture_tokens("anything") == 7
 
 
+def test_a_sheet_of_prices_alone_knows_no_tokens():
+    assert PriceSheet(OWNERS.prices).picture_tokens("1K") is None
+
+
 def test_prices_that_would_round_are_refused():
     with pytest.raises(ValueError, match="not a whole number"):
         nanos_per_token("0.0001")
+
+
+USAGE = Usage(prompt=5, candidates=1_573, image=1_120)
+STANDARD_NANOS = 5 * 250 + 453 * 1_500 + 1_120 * 60_000
+
+
+def served(tier, price=SHEET, **answer):
+    """The settlement of an answer that a service tier served."""
+    outcome = Made(Answer(**{"usage": USAGE, "pictures": 1, "tier": tier, **answer}), PICTURE)
+    return settlement(
+        outcome, price.quote(size="1K", thinking="minimal", input_bytes=100, seen=Seen()), price, "1K"
+    )
+
+
+@pytest.mark.parametrize(
+    "tier",
+    [None, "", " ", "standard", "STANDARD", "unspecified", "default", "SERVICE_TIER_UNSPECIFIED"],
+)
+def test_standard_in_every_spelling_costs_what_the_lane_costs(tier):
+    assert served(tier).nanos == STANDARD_NANOS
+
+
+@pytest.mark.parametrize(
+    ("tier", "factor"), [("flex", "0.5"), ("FLEX", "0.5"), ("priority", "2"), ("SERVICE_TIER_PRIORITY", "2")]
+)
+def test_an_answer_costs_what_the_tier_that_served_it_costs(tier, factor):
+    result = served(tier)
+    assert (result.state, result.nanos) == (AttemptState.SETTLED, STANDARD_NANOS * Decimal(factor))
+    assert result.tokens == Tokens(5, 453, 1_120)
+    refused = Refused(Answer(usage=Usage(prompt=60), tier=tier), "image_safety", again=True)
+    assert settled(refused).nanos == 60 * 250 * Decimal(factor)
+
+
+def test_a_priority_answer_without_usage_may_pass_its_reservation():
+    result = served("priority", usage=None)
+    assert result.nanos == 2 * quoted().nanos
+
+
+@pytest.mark.parametrize(
+    "tier", ["turbo", "flex2", "batch", "SERVICE_TIER_TURBO", "SERVICE_TIER_SERVICE_TIER_FLEX"]
+)
+def test_what_an_unknown_tier_costs_is_not_guessed(tier):
+    result = served(tier)
+    assert (result.state, result.nanos, result.tokens) == (AttemptState.UNKNOWN, quoted().nanos, None)
+
+
+def test_an_unknown_tier_of_a_job_without_prices_keeps_its_tokens():
+    unpriced = sheet(None, "standard", image_tokens=1_120)
+    assert served("turbo", unpriced) == served("flex", unpriced)
+    assert served("turbo", unpriced).tokens == Tokens(5, 453, 1_120)
+
+
+def test_a_model_that_is_not_in_the_catalog_has_the_general_tiers():
+    own = sheet(None, "standard", override=OWNERS.prices, image_tokens=1_120)
+    assert served("flex", own).nanos == STANDARD_NANOS / 2
+    assert served("priority", own).nanos == STANDARD_NANOS * 2
+
+
+def test_another_tier_is_a_factor_of_the_standard_prices_on_every_lane():
+    batch = sheet(OWNERS, "batch")
+    assert served("standard", batch).nanos == STANDARD_NANOS / 2
+    assert served("flex", batch).nanos == STANDARD_NANOS / 2
+    assert served("priority", batch).nanos == STANDARD_NANOS * 2
+
+
+@given(
+    prices=st.tuples(*[st.integers(0, 10**6)] * 3),
+    counts=st.tuples(*[st.integers(0, 10**5)] * 3),
+    factor=st.decimals("0.001", "9.999", places=3),
+)
+def test_a_part_of_a_nano_dollar_counts_as_a_whole(prices, counts, factor):
+    model = replace(OWNERS, service_tiers={"other": factor})
+    nanos = sheet(model, "standard", override=Prices(*prices)).cost(Tokens(*counts), "other")
+    exact = sum(count * price for count, price in zip(counts, prices, strict=True)) * factor
+    assert isinstance(nanos, int)
+    assert 0 <= nanos - exact < 1
 
 
 @given(prompt=st.integers(0, 100), text=st.integers(0, 1_500))
@@ -173,14 +254,3 @@ def test_what_fits_never_passes_the_cap(held, more, cap, tokens):
 )
 def test_money_is_an_exact_decimal(nanos, text):
     assert dollars(nanos) == text
-
-
-def test_every_entry_of_the_catalog_is_dated_and_sourced():
-    catalog = builtin()
-    assert parse.__doc__
-    for model in catalog.models.values():
-        assert model.source
-        assert model.aspects
-        assert set(model.pixels) == {(s, a) for s in model.sizes for a in model.aspects}
-        assert model.successor is None or model.successor in catalog.models
-    assert PriceSheet(OWNERS.prices).picture_tokens("1K") is None

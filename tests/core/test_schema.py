@@ -23,9 +23,26 @@ BAD = [
     "variants: two",
     "lane: fast",
     "limits: {rps: 1}",
-    "limits: {tpm: 1}",
+    "limits: {tpm: 0}",
+    "limits: {ipm: many}",
+    "limits: {rpd: 1.5}",
+    "limits: {in_flight_mb: 0}",
+    "limits: {tier: 0}",
+    "limits: {tier: 4}",
+    "limits: {tier: '1'}",
+    "limits: {spend_usd_per_10min: 0}",
+    "limits: {spend_usd_per_10min: '0.00'}",
+    "limits: {spend_usd_per_month: 0.0}",
+    "limits: {spent_usd_this_month: -1}",
     "budget: {usd: -1}",
     "budget: {usd: much}",
+    "budget: {account: ''}",
+    "budget: {account: [a]}",
+    "budget: {account: {usd: 1}}",
+    "budget: {account: {name: ''}}",
+    "budget: {account: {name: a, usd: -1}}",
+    "budget: {account: {name: a, image_tokens: -1}}",
+    "budget: {account: {name: a, order: spread}}",
     "generation: {modalities: [AUDIO]}",
     "generation: {safety: {HARASMENT: OFF}}",
     "matrix: {size: 1k}",
@@ -36,6 +53,14 @@ BAD = [
     "matrix: {exclude: [{size: [1K]}]}",
     "matrix: {settings: [{where: {size: 1K}}]}",
     "matrix: {zip: [{a: [1]}]}",
+]
+GOOD = [
+    "limits: {tier: 1, tpm: 1, ipm: 1, rpd: 1, in_flight_mb: 1}",
+    "limits: {tier: 3, spend_usd_per_10min: 0.01, spend_usd_per_month: '10.50', spent_usd_this_month: 0}",
+    "budget: {account: acme, usd: 1}",
+    "budget: {account: 2026}",
+    "budget: {account: {name: acme}}",
+    "budget: {usd: 1, account: {name: acme, usd: '200.00', image_tokens: 0}}",
 ]
 BAD_PROMPTS = ["prompts: []", "prompts: a", "prompts: [{id: a}]", "prompts: [{from: a}]", "prompts: [{txt: a}]"]
 
@@ -94,9 +119,19 @@ def test_schema_and_parser_refuse_the_same(tmp_path: Path):
     assert {file.name for file in files} - check(SCHEMA, *files) == set()
 
 
+def test_schema_and_parser_accept_the_same(tmp_path: Path):
+    files = [tmp_path / f"{n}.yaml" for n in range(len(GOOD))]
+    for file, line in zip(files, GOOD, strict=True):
+        file.write_text(manifest_text(line), encoding="utf-8")
+        assert not problems(manifest_text(line)), line
+    assert check(SCHEMA, *files) == set()
+
+
 def test_the_schema_has_the_catalogs_words():
     properties = schema(builtin())["properties"]
     assert set(builtin().models) == set(properties["model"]["anyOf"][0]["enum"])
     sizes = properties["matrix"]["properties"]["size"]["anyOf"][0]["enum"]
     assert sizes == ["512", "1K", "2K", "4K", "0.5K", 512]
+    assert properties["limits"]["properties"]["tier"]["enum"] == list(builtin().usage_tiers)
+    assert properties["lane"]["enum"] == ["standard", "batch", "auto"]
     assert all("description" in field for field in properties.values())

@@ -21,15 +21,15 @@ from runner.core.lifecycle import (
     Unreached,
     Unusable,
 )
+from runner.core.limits import Limits
 from runner.core.pricing import sheet
 from runner.core.retry import RetryPolicy
 from runner.core.task import Recipe, TaskSpec
-from runner.engine.limiter import Pace
 from runner.engine.pool import Pool, Terms
-from runner.ledger import JobSpec, Ledger
+from runner.ledger import JobSpec, Ledger, Wish
 from tests.driven import DrivenClock, drive
-from tests.engine.test_limiter import worst_window
 from tests.fakes import DrivenLedger, MemoryStore, ScriptedProvider, pictured
+from tests.windows import worst_window
 
 MODEL = builtin().models["gemini-3.1-flash-image-preview"]
 WORST = 1_120 * 60_000 + 1_500 * 1_500 + 8 * 250
@@ -51,7 +51,9 @@ class Bench:
     def __init__(self, tmp_path, tasks=10, *, cap=Cap(), concurrency=4, rpm=None, retry=RetryPolicy(), **provider):
         self.tasks, self.cap, self.rpm = tasks, cap, rpm
         self.url = f"sqlite:///{tmp_path / 'l.db'}"
-        self.terms = Terms("j", MODEL, "test", sheet(MODEL, "standard"), cap, retry, concurrency, 1)
+        limits = Limits(rpm=rpm or 100_000, concurrency=concurrency)
+        wish = Wish("test", MODEL.id, limits)
+        self.terms = Terms("j", MODEL, wish, sheet(MODEL, "standard"), cap, retry, 1)
         self.provider, self.store, self.ended = ScriptedProvider(**provider), MemoryStore(), []
 
     def run(self, meanwhile=None):
@@ -70,7 +72,6 @@ class Bench:
                 self.provider,
                 self.store,
                 clock,
-                Pace(self.rpm, clock),
                 new_token=lambda: uuid.uuid4().hex,
                 watch=self.ended.append,
             )
@@ -162,7 +163,7 @@ def test_half_an_hour_without_a_success_stops_the_run(tmp_path):
     assert status.spend.held == 0
 
 
-@pytest.mark.parametrize("reason", ["key", "model_gone", "no_quota", "credits", "daily"])
+@pytest.mark.parametrize("reason", ["key", "model_gone", "no_quota", "credits", "billing"])
 def test_what_no_retry_can_help_stops_at_once(tmp_path, reason):
     bench = Bench(tmp_path, 50, script=lambda *_: Stopped(400, reason, "told why"), concurrency=3)
     ending, status, _ = bench.run()
@@ -239,7 +240,7 @@ def test_while_storage_is_blocked_nothing_is_claimed(tmp_path):
     async def block(pool):
         pool.blocked("no space left")
         await anyio.sleep(100)
-        assert "no space" in pool.holding
+        assert "no space" in pool.why.said("room")
         pool.blocked(None)
 
     bench = Bench(tmp_path, 3)

@@ -12,17 +12,21 @@ from sqlalchemy import Connection
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
 from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Usage
+from runner.core.limits import Limits
 from runner.core.pricing import PriceSheet, settlement, sheet
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger import Claim, Claimed, Counters, Enqueued, JobSpec, Ledger, Settled, queries
+from runner.ledger import Claim, Claimed, Counters, Enqueued, JobSpec, Ledger, Settled, Wish, queries
 from runner.ledger.claim import claim
 from runner.ledger.database import reading, writing
 from runner.ledger.enqueue import enqueue
+from runner.ledger.quotas import Quotas
 from runner.ledger.settle import settle
 
 RECIPE = Recipe("gemini-3.1-flash-image-preview", thinking="minimal")
 SHEET = sheet(builtin().models[RECIPE.model], "standard")
+WISH = Wish("https://example.test", RECIPE.model, Limits(rpm=10**9))
+"""No limit that these tests could meet."""
 PICTURE_NANOS = 20 * 250 + 380 * 1_500 + 1_120 * 60_000
 """What `made()` costs at the owner's prices: input, text with thinking, image."""
 
@@ -76,6 +80,8 @@ class Desk:
     now: float = 1_000.0
     tokens: int = 0
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    wish: Wish = WISH
+    quotas: Quotas = field(default_factory=Quotas)
 
     @classmethod
     def at(cls, folder: Path) -> "Desk":
@@ -124,7 +130,8 @@ class Desk:
             sheet=price,
             cap=cap or Cap(),
             token=f"{self.tokens:032x}",
-            endpoint="https://example.test",
+            wish=self.wish,
+            quotas=self.quotas,
         )
 
     def claimed(self, **choices) -> Claimed:

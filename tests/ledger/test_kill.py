@@ -11,13 +11,13 @@ SPENDER = """
 import asyncio, sys
 from runner.core.budget import Cap
 from runner.ledger import Claimed, Ledger
-from tests.ledger.desk import SHEET
+from tests.ledger.desk import SHEET, WISH
 from tests.ledger.test_writer import settle
 
 async def spend(ledger, lane):
     for n in range(1000):
         token = f"{int(sys.argv[2]) * 1_000_000 + lane * 1000 + n:032x}"
-        claimed = await ledger.claim("job", now=0.0, sheet=SHEET, cap=Cap(), token=token, endpoint="e")
+        claimed = await ledger.claim("job", now=0.0, sheet=SHEET, cap=Cap(), token=token, wish=WISH)
         if not isinstance(claimed, Claimed):
             return
         print("claimed", token, flush=True)

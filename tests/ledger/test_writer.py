@@ -11,7 +11,7 @@ from runner.core.errors import LocalFailureError
 from runner.core.pricing import settlement
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.ledger import Claimed, Empty, Ledger, OverBudget
-from tests.ledger.desk import SHEET, Desk, job, made, specs
+from tests.ledger.desk import SHEET, WISH, Desk, job, made, specs
 
 
 @pytest.fixture
@@ -21,9 +21,7 @@ def ledger(desk):
 
 
 def claim(ledger, number, cap=None):
-    return ledger.claim(
-        "job", now=1.0, sheet=SHEET, cap=cap or Cap(), token=f"{number:032x}", endpoint="https://example.test"
-    )
+    return ledger.claim("job", now=1.0, sheet=SHEET, cap=cap or Cap(), token=f"{number:032x}", wish=WISH)
 
 
 async def settle(ledger, claimed):

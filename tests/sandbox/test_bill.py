@@ -9,6 +9,7 @@ from runner.core.catalog import builtin
 from runner.sandbox import FaultPlan, Options
 from runner.sandbox.books import Books
 from runner.sandbox.chance import Chance
+from runner.sandbox.clock import Clock
 from runner.sandbox.request import understand
 from runner.sandbox.sample import Sample
 from tests.sandbox.wire import MODEL, asking, charged, pictures, serving
@@ -17,6 +18,7 @@ FIELDS = {
     *(
         "n",
         "at",
+        "clock",
         "arrival",
         "request",
         "seen",
@@ -108,28 +110,29 @@ def test_overruns_pass_what_callers_set_aside(level, seen, pictures):
 
 def test_bill_goes_on_after_a_kill(tmp_path):
     """Numbers go on behind a torn last line, and time never runs back on the bill."""
-    times = iter([100.0, 90.0, 110.0])
-    asked = understand(builtin().models[MODEL], asking())
+    times = iter([95.0, 100.0, 90.0, 110.0])
     (sample,) = samples(tmp_path, 1)
 
     def bill(books: Books) -> None:
-        charge = sample.usage(1).charge(1)
-        books.bill(
-            asked, sample.chance, charge, arrival=1, outcome="image", answered=True, response_id="x", sha256=""
-        )
+        books.bill(sample, sample.usage(1).charge(1), arrival=1, outcome="image", answered=True, sha256="")
 
-    first = Books(tmp_path, lambda: next(times))
+    clock = Clock(tmp_path, 1, lambda: next(times))
+    first = Books(tmp_path, clock)
     bill(first)
     bill(first)
     first.close()
     with (tmp_path / "bill.jsonl").open("a") as file:
         file.write('{"n": 3, "at"')
-    second = Books(tmp_path, lambda: next(times))
+    second = Books(tmp_path, clock)
     bill(second)
     second.close()
     lines = (tmp_path / "bill.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in (*lines[:2], lines[3])]
-    assert [(row["n"], row["at"]) for row in rows] == [(1, 100.0), (2, 100.0), (3, 110.0)]
+    assert [(row["n"], row["at"], row["clock"]) for row in rows] == [
+        (1, 100.0, 100.0),
+        (2, 100.0, 100.0),
+        (3, 110.0, 110.0),
+    ]
 
 
 def test_answers_are_billed_before_they_leave(tmp_path):

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.sandbox.faults import FAULTS, HABITS
+from runner.core.catalog import builtin
+from runner.sandbox import Options, fault_plan
+from runner.sandbox.answer import answer as reply_to
+from runner.sandbox.draw import draw
+from runner.sandbox.faults import FAULTS, HABITS, TIERS
+from runner.sandbox.request import understand
 from tests.sandbox.wire import CALM, MODEL, Exchange, Json, asking, charged, pictures, serving, walk
 
 STANDARD = asking(imageConfig={"aspectRatio": "16:9", "imageSize": "1K"}, responseModalities=["IMAGE"])
@@ -249,6 +254,18 @@ def overrun(answer: Exchange) -> None:
     sound(answer)
 
 
+def served(tier: str) -> Callable[[Exchange], None]:
+    """A plain picture that names its tier in both places."""
+
+    def check(answer: Exchange) -> None:
+        assert answer.headers["x-gemini-service-tier"] == tier
+        assert answer.json["usageMetadata"]["serviceTier"] == tier
+        assert [next(iter(part)) for part in answer.json["candidates"][0]["content"]["parts"]] == ["inlineData"]
+        sound(answer)
+
+    return check
+
+
 SHAPES: dict[str, Callable[[Exchange], Any]] = {
     "minute_quota": minute_quota,
     "daily_quota": daily_quota,
@@ -298,6 +315,8 @@ SHAPES: dict[str, Callable[[Exchange], Any]] = {
     "snake_case": snake_case,
     "other_version": other_version,
     "usage_missing": usage_missing,
+    "served_flex": served("flex"),
+    "served_priority": served("priority"),
     "details_missing": details_missing,
     "overrun": overrun,
 }
@@ -341,6 +360,30 @@ def test_fault_has_its_shape_and_its_place_on_the_bill(name, tmp_path):
         assert {row["answered"] for row in bill} == {name not in {"cut", "reset_mid"}}
     if name not in UNBILLED | HALF_BILLED | UNREPORTED:
         assert [(row["input"], row["text"], row["image"]) for row in bill] == [charged(a.json) for a in answers]
+
+
+@pytest.mark.parametrize("plan", [CALM, "overrun=1", *(f"{CALM},{name}=1" for name in TIERS)])
+def test_the_bill_names_the_tier_of_the_answer(plan, tmp_path):
+    """Also where the answer has words only."""
+    with serving(tmp_path, faults=plan) as sandbox:
+        answers = [sandbox.post(body) for body in (STANDARD, asking(responseModalities=["TEXT"]))]
+    tier = next((tier for name, tier in TIERS.items() if name in plan), "standard")
+    assert [answer.headers["x-gemini-service-tier"] for answer in answers] == [tier] * 2
+    assert [answer.json["usageMetadata"]["serviceTier"] for answer in answers] == [tier] * 2
+    assert [row["tier"] for row in sandbox.bill()] == [tier] * 2
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_price_is_known_before_the_answer(name, tmp_path):
+    """Pictures are paid for where there are some, whatever the fault; other tests compare the amounts."""
+    for modalities in (["IMAGE"], ["TEXT"]):
+        asked = understand(builtin().models[MODEL], asking(name, responseModalities=modalities))
+        options = Options(tmp_path, faults=fault_plan(f"{CALM},{name}=1"))
+        for seen in range(1, 5):
+            drawn = draw(asked, seen, options)
+            reply = reply_to(drawn.sample, drawn.fault)
+            assert drawn.outcome == name
+            assert bool(drawn.charge and drawn.charge.images) == (reply.sha256 is not None)
 
 
 def test_lost_answers_were_paid_for_half_of_the_time(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from runner.sandbox import FaultPlan, fault_plan
-from runner.sandbox.faults import HABITS, PRESETS, STOPPING
+from runner.sandbox.faults import HABITS, PRESETS, STOPPING, TIERS
 from tests.sandbox.wire import Served, asking, pictures, serving
 
 STANDARD = asking(imageConfig={"aspectRatio": "16:9", "imageSize": "1K"}, responseModalities=["IMAGE"])
@@ -80,7 +80,7 @@ def test_two_samples_of_one_request_differ(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_preset_stops_a_run(preset):
-    assert not {*STOPPING, "hang"} & PRESETS[preset].keys()
+    assert not {*STOPPING, *TIERS, "hang"} & PRESETS[preset].keys()
 
 
 def test_presets_are_as_heavy_as_they_say():

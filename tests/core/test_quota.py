@@ -1,0 +1,361 @@
+"""The log of what was sent, against a judge that recounts everything at every look."""
+
+import heapq
+import math
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from runner.core.calendar import PACIFIC, day_start, day_turns, month_start, month_turns
+from runner.core.limits import Dimension, Limits, Need
+from runner.core.quota import AHEAD_S, KEPT_S, SOON_S, WINDOW_MARGIN, Calendar, Facts, Full, QuotaLog
+from tests.windows import heaviest_window, worst_window
+
+START = datetime(2026, 10, 31, 21, tzinfo=PACIFIC).timestamp()
+"""Three hours before a month's turn, and clocks go back in the night after it."""
+SLIDING_S: dict[Dimension, float] = {"requests": 60.0, "tokens": 60.0, "images": 60.0, "spend_window": 600.0}
+
+
+@dataclass
+class Attempt:
+    """One request, with all that will become of it."""
+
+    id: int
+    model: str
+    claimed_at: float
+    reserved: Need
+    final: Need
+    sends_at: float
+    ends_at: float
+    leaves: bool
+    sent: bool = False
+    ended: bool = False
+
+    @property
+    def counts(self) -> bool:
+        return self.sent or not self.ended
+
+    @property
+    def need(self) -> Need:
+        return self.final if self.ended else self.reserved
+
+    def facts(self) -> Facts:
+        return Facts(self.id, self.model, self.sends_at if self.sent else None, not self.ended, self.need)
+
+
+def weight(dimension: Dimension, need: Need) -> int:
+    if dimension in {"requests", "day"}:
+        return 1
+    return {"tokens": need.tokens, "images": need.images}.get(dimension, need.nanos)
+
+
+def limit_of(dimension: Dimension, limits: Limits) -> int | None:
+    return {
+        "requests": limits.rpm,
+        "tokens": limits.tpm,
+        "images": limits.ipm,
+        "day": limits.rpd,
+        "spend_window": limits.spend_nanos,
+        "month": limits.month_nanos,
+    }[dimension]
+
+
+DIMENSIONS: tuple[Dimension, ...] = ("requests", "tokens", "images", "day", "spend_window", "month")
+
+
+@dataclass
+class World:
+    """Attempts, the log that is told of them, and a recount of both."""
+
+    limits: Limits
+    now: float = START
+    attempts: list[Attempt] = field(default_factory=list)
+    coming: list[tuple[float, int, str]] = field(default_factory=list)
+    log: QuotaLog = field(default_factory=lambda: QuotaLog(START))
+
+    def pass_to(self, now: float) -> None:
+        """Let everything happen that happens until then."""
+        while self.coming and self.coming[0][0] <= now:
+            at, number, what = heapq.heappop(self.coming)
+            attempt = self.attempts[number]
+            attempt.sent, attempt.ended = attempt.sent or what == "sends", attempt.ended or what == "ends"
+            self.log.advance(at)
+            self.log.show(attempt.facts())
+        self.now = now
+        if self.log.stale:
+            self.restart()
+
+    def restart(self) -> None:
+        """A log from the attempts alone, as the ledger reads it."""
+        long_ago = [one for one in self.attempts if one.sent and one.sends_at <= self.now - KEPT_S]
+        day = Counter(one.model for one in long_ago if one.sends_at >= day_start(self.now))
+        month = sum(one.need.nanos for one in long_ago if one.sends_at >= month_start(self.now))
+        self.log = QuotaLog(self.now, Calendar(dict(day), month))
+        for attempt in self.attempts:
+            if attempt not in long_ago:
+                self.log.show(attempt.facts())
+
+    def claim(self, model: str, reserved: Need, final: Need, delay_s: float, latency_s: float, *, leaves=True):
+        number, sends_at = len(self.attempts), self.now + delay_s
+        attempt = Attempt(number, model, self.now, reserved, final, sends_at, sends_at + latency_s, leaves=leaves)
+        self.attempts.append(attempt)
+        if leaves:
+            heapq.heappush(self.coming, (sends_at, number, "sends"))
+        heapq.heappush(self.coming, (attempt.ends_at, number, "ends"))
+        self.log.show(attempt.facts())
+
+    def judge(self, model: str, need: Need) -> Full | None:
+        return self.log.judge(self.now, model, self.limits, need)
+
+    def full(self, at: float, model: str, need: Need) -> set[Dimension]:
+        """Limits that one more request at `at` would pass, recounted."""
+        found = set()
+        for dimension in DIMENSIONS:
+            limit = limit_of(dimension, self.limits)
+            mine = [
+                weight(dimension, one.need)
+                for one in self.attempts
+                if one.counts
+                and (dimension in {"spend_window", "month"} or one.model == model)
+                and (not one.sent or together(dimension, one.sends_at, at))
+            ]
+            if limit is not None and sum(mine) + weight(dimension, need) > limit:
+                found.add(dimension)
+        return found
+
+    def check_nothing_is_over(self) -> None:
+        """The strict judge, over true send times. A request weighs the least that was ever known of it."""
+        sent = [one for one in self.attempts if one.sent]
+        for dimension in DIMENSIONS:
+            limit = limit_of(dimension, self.limits)
+            if limit is None:
+                continue
+            for group in self.groups(dimension, sent):
+                least = [
+                    (one.sends_at, min(weight(dimension, one.reserved), weight(dimension, one.need)))
+                    for one in group
+                ]
+                assert held(dimension, least) <= limit, dimension
+
+    @staticmethod
+    def groups(dimension: Dimension, sent: list[Attempt]) -> Iterator[list[Attempt]]:
+        if dimension in {"spend_window", "month"}:
+            yield sent
+        else:
+            for model in {one.model for one in sent}:
+                yield [one for one in sent if one.model == model]
+
+
+def together(dimension: Dimension, sent_at: float, at: float) -> bool:
+    """Whether what was sent at `sent_at` still counts at `at`."""
+    if dimension in SLIDING_S:
+        return sent_at + SLIDING_S[dimension] * WINDOW_MARGIN > at
+    return sent_at >= (day_start(at) if dimension == "day" else month_start(at))
+
+
+def held(dimension: Dimension, sends: list[tuple[float, int]]) -> int:
+    """The most that any window, day or month holds."""
+    if dimension in SLIDING_S:
+        return heaviest_window(sends, SLIDING_S[dimension], at=lambda one: one[0], weight=lambda one: one[1])
+    start = day_start if dimension == "day" else month_start
+    sums: Counter[float] = Counter()
+    for at, more in sends:
+        sums[start(at)] += more
+    return max(sums.values(), default=0)
+
+
+needs = st.builds(Need, tokens=st.integers(0, 9), images=st.integers(1, 3), nanos=st.integers(0, 9))
+limits = st.builds(
+    Limits,
+    rpm=st.none() | st.integers(1, 6),
+    tpm=st.none() | st.integers(9, 40),
+    ipm=st.none() | st.integers(3, 12),
+    rpd=st.none() | st.integers(1, 30),
+    spend_nanos=st.none() | st.integers(9, 60),
+    month_nanos=st.none() | st.integers(9, 200),
+)
+gaps = st.one_of(
+    st.floats(0, 5), st.floats(0, 5), st.floats(0, 70), st.floats(500, 700), st.sampled_from([3_600.0, 1e6])
+)
+delays = st.one_of(st.just(0.0), st.floats(0, 2), st.floats(0, 60))
+arrivals = st.lists(
+    st.tuples(gaps, st.sampled_from("aab"), needs, needs, delays, st.floats(0, 40), st.integers(0, 9)),
+    max_size=40,
+)
+
+
+@given(limits, arrivals)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_it_lets_through_is_exactly_what_every_window_has_room_for(held_to, coming):
+    world = World(held_to)
+    for gap_s, model, reserved, final, delay_s, latency_s, luck in coming:
+        world.pass_to(world.now + gap_s)
+        if luck == 0:
+            world.restart()
+        for _ in range(3):
+            found, full = world.judge(model, reserved), world.full(world.now, model, reserved)
+            assert (found is None) == (not full)
+            if found is None:
+                break
+            the_longest_wait(world, found, full, model, reserved)
+            world.pass_to(found.until)
+        if world.judge(model, reserved) is None:
+            leaves = luck != 1
+            world.claim(model, reserved, final if leaves else Need(images=0), delay_s, latency_s, leaves=leaves)
+    world.pass_to(world.now + 200)
+    world.check_nothing_is_over()
+
+
+def the_longest_wait(world: World, found: Full, full: set[Dimension], model: str, need: Need) -> None:
+    """`until` is the first instant with room, unless what is about to leave decides."""
+    assert found.dimension in full
+    assert found.until > world.now
+    before = math.nextafter(found.until, 0)
+    if found.until != world.now + SOON_S:
+        assert found.dimension in world.full(before, model, need)
+        assert found.dimension not in world.full(found.until, model, need) or found.dimension in {"day", "month"}
+        assert full.isdisjoint(world.full(found.until, model, need) - {"day", "month"}) or any(
+            not one.sent and one.counts for one in world.attempts
+        )
+
+
+@pytest.mark.parametrize("rpm", [2, 10, 60, 1_000, 10_000])
+def test_no_window_holds_too_many_and_no_full_one_too_few(rpm):
+    chance = random.Random(rpm)
+    world = World(Limits(rpm=rpm))
+    log = world.log
+    unsent: list[tuple[float, int]] = []
+    sent: list[float] = []
+    now = turn = START
+    number = 0
+    while now < START + 200:
+        while unsent and unsent[0][0] <= now:
+            at, one = heapq.heappop(unsent)
+            log.advance(at)
+            log.show(Facts(one, "a", at, running=False, need=Need()))
+            sent.append(at)
+        found = log.judge(now, "a", world.limits, Need())
+        if found is not None:
+            now = found.until
+            continue
+        log.show(Facts(number, "a", None, running=True, need=Need()))
+        heapq.heappush(unsent, (now + chance.random() * min(0.2, 6 / rpm), number))
+        number += 1
+        turn = max(turn, now) + 60 / rpm
+        now = turn
+    assert worst_window(sent) <= rpm
+    assert fewest(sent) >= rpm - max(1, 0.02 * rpm)
+
+
+def fewest(sent: list[float]) -> int:
+    """The least that any full half-open minute holds: those that begin just after a send are the emptiest."""
+    return min(bisect_right(sent, at + 60) - place for place, at in enumerate(sent, 1) if at + 60 < sent[-1])
+
+
+@given(
+    st.sampled_from([0.001, 5.0, AHEAD_S, AHEAD_S + 1, 600.0, 3_600.0, 7_200.0]),
+    st.integers(1, 6),
+    st.floats(0, 3),
+    st.booleans(),
+    st.floats(0, 120),
+)
+@example(3_600.0, 6, 0.0, True, 50.0)
+@settings(max_examples=100, deadline=None)
+def test_a_clock_that_is_set_back_neither_lets_too_many_through_nor_stops_the_run(
+    back_s, rpm, pace_s, again, when_s
+):
+    """True time goes on; the clock that is written down does not."""
+    sent: list[tuple[float, float]] = []
+    log, true, offset, last = QuotaLog(START), 0.0, 0.0, 0.0
+    while true < 400:
+        if not offset and true > when_s:
+            offset = back_s
+            if again:
+                log = rebuilt(START + true - offset, [at for _, at in sent])
+        now = START + true - offset
+        log.advance(now)
+        if log.stale:
+            log = rebuilt(now, [at for _, at in sent])
+        if log.judge(now, "a", Limits(rpm=rpm), Need()) is None:
+            log.show(Facts(len(sent), "a", now, running=False, need=Need()))
+            sent.append((true, now))
+            last = true
+            true += pace_s
+        assert true - last <= 2 * 60.6 + AHEAD_S
+        true += 0.25
+    assert worst_window([at for at, _ in sent]) <= rpm
+
+
+def rebuilt(now: float, sent: list[float]) -> QuotaLog:
+    log = QuotaLog(now, Calendar({"a": sum(at <= now - KEPT_S for at in sent)}))
+    for number, at in enumerate(sent):
+        if at > now - KEPT_S:
+            log.show(Facts(number, "a", at, running=False, need=Need()))
+    return log
+
+
+def test_a_caller_that_waited_to_write_hears_of_sends_after_its_own_instant():
+    """They count from when they left, not from when it began to wait."""
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", START + 5, running=True, need=Need()))
+    assert log.judge(START, "a", Limits(rpm=1), Need()) == Full("requests", START + 5 + 60.6)
+    assert log.judge(START + 61, "a", Limits(rpm=1), Need()) is not None
+    log.advance(START + 60)  # said late
+    assert log.judge(START + 65.5, "a", Limits(rpm=1), Need()) is not None
+    assert log.judge(START + 65.6, "a", Limits(rpm=1), Need()) is None
+
+
+def test_a_day_that_comes_back_is_read_again():
+    """Its requests of long ago are not in the log."""
+    midnight = day_turns(START)
+    log = QuotaLog(midnight - 7_200)
+    for number in range(3):
+        log.show(Facts(number, "a", midnight - 7_200, running=False, need=Need()))
+    log.advance(midnight + 1)
+    assert (log.today("a"), log.stale) == (0, False)
+    log.advance(midnight - 1_800)
+    assert log.stale
+
+
+def test_a_day_and_a_month_end_at_midnight_pacific_and_say_so():
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", START, running=False, need=Need(nanos=7)))
+    assert log.judge(START, "a", Limits(rpd=1), Need()) == Full("day", day_turns(START))
+    assert log.judge(START, "b", Limits(rpd=1), Need()) is None
+    over = Limits(month_nanos=10, month_elsewhere_nanos=2)
+    assert log.judge(START, "b", over, Need(nanos=2)) == Full("month", month_turns(START))
+    assert log.judge(START, "b", over, Need(nanos=1)) is None
+
+
+def test_what_never_left_and_was_given_back_does_not_count():
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", None, running=True, need=Need(tokens=5)))
+    assert log.judge(START, "a", Limits(rpm=1), Need()) == Full("requests", START + SOON_S)
+    log.show(Facts(1, "a", None, running=False, need=Need(tokens=5)))
+    assert log.judge(START, "a", Limits(rpm=1, tpm=5, rpd=1), Need(tokens=5)) is None
+
+
+def test_of_several_full_limits_the_one_that_lasts_longest_is_named():
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", START, running=False, need=Need(tokens=5, nanos=5)))
+    both = Limits(rpm=1, tpm=5, spend_nanos=5)
+    assert log.judge(START, "a", both, Need(1, 1, 1)) == Full("spend_window", START + 606)
+    assert log.judge(START, "a", replace(both, rpd=1), Need(1, 1, 1)) == Full("day", day_turns(START))
+
+
+def test_a_request_that_lasts_longer_than_the_log_remembers_is_booked_all_the_same():
+    """Its cost changes the month's sum, so a log that has forgotten it asks to be read again."""
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", START, running=True, need=Need(nanos=9)))
+    log.advance(START + 2_000)
+    log.show(Facts(1, "a", START, running=False, need=Need(nanos=4)))
+    assert (log.month_nanos, log.stale) == (4, False)
+    log.show(Facts(2, "a", START, running=False, need=Need(nanos=4)))
+    assert log.stale
