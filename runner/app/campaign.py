@@ -49,6 +49,9 @@ class Campaign:
     notes: tuple[str, ...]
     limits: Limits
     account: AccountSpec | None
+    _known: dict[tuple[str, str, str | None, int], "Worth"] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def job(self) -> str:
@@ -69,8 +72,7 @@ class Campaign:
 
     def need(self, spec: TaskSpec) -> Need:
         """What one request of a task will likely take of the limits."""
-        tokens = -(-self.quote(spec).input_tokens // BYTES_A_TOKEN)
-        return Need(tokens, 1, self.likely(spec) or 0, self.answer_bytes(spec.size, spec.aspect))
+        return self._worth(spec).need
 
     def usual(self, mix: Mapping[tuple[str, str], int]) -> Need:
         """What a usual request takes, where so many tasks of each size and aspect are left."""
@@ -86,18 +88,38 @@ class Campaign:
 
     def quote(self, spec: TaskSpec) -> Quote:
         """The worst price of one try of a task, before anything was seen."""
-        size_bytes = len(spec.prompt.encode()) + len((spec.recipe.system or "").encode())
-        return self.sheet.quote(size=spec.size, thinking=spec.recipe.thinking, input_bytes=size_bytes, seen=Seen())
+        return self._worth(spec).quote
 
     def likely(self, spec: TaskSpec) -> int | None:
         """What one try of a task will probably cost, in nano-dollars."""
-        quote = self.quote(spec)
-        if quote.image_tokens is None:
-            return None
-        text = min(
-            allowance(spec.recipe.thinking), LIKELY_TEXT.get(spec.recipe.thinking or "", LIKELY_TEXT_OTHERWISE)
-        )
-        return self.sheet.cost(Tokens(-(-quote.input_tokens // BYTES_A_TOKEN), text, quote.image_tokens))
+        return self._worth(spec).likely
+
+    def _worth(self, spec: TaskSpec) -> "Worth":
+        """Tasks alike are worked out once: a job may have millions of them."""
+        size_bytes = len(spec.prompt.encode()) + len((spec.recipe.system or "").encode())
+        kind = (spec.size, spec.aspect, spec.recipe.thinking, size_bytes)
+        if kind not in self._known:
+            self._known[kind] = self._work_out(*kind)
+        return self._known[kind]
+
+    def _work_out(self, size: str, aspect: str, thinking: str | None, size_bytes: int) -> "Worth":
+        quote = self.sheet.quote(size=size, thinking=thinking, input_bytes=size_bytes, seen=Seen())
+        tokens = -(-size_bytes // BYTES_A_TOKEN)
+        text = min(allowance(thinking), LIKELY_TEXT.get(thinking or "", LIKELY_TEXT_OTHERWISE))
+        likely = None if quote.image_tokens is None else self.sheet.cost(Tokens(tokens, text, quote.image_tokens))
+        return Worth(quote, likely, Need(tokens, 1, likely or 0, self.answer_bytes(size, aspect)))
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What one try of a task takes."""
+
+    quote: Quote
+    """At worst."""
+    likely: int | None
+    """Nano-dollars, probably."""
+    need: Need
+    """Of the limits, probably."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ SPEND_WINDOW_S = 600.0
 Dimension = Literal["requests", "tokens", "images", "day", "spend_window", "month"]
 """Requests, input tokens and images a minute; requests a day; dollars a rolling ten minutes and a calendar month.
 
-Days and months turn at midnight Pacific. The first four are a model's at its endpoint, the last two the endpoint's:
-all its models together."""
+Days and months turn at midnight Pacific. The first four are a model's at its endpoint, the last two the
+endpoint's: all its models together."""
 
 OF_THE_ENDPOINT: frozenset[Dimension] = frozenset({"spend_window", "month"})
 
@@ -32,8 +32,8 @@ Binding = Literal[
     "room",
     "retries",
 ]
-"""What holds a run back: a dimension; requests or bytes in flight; the cap; the provider's troubles (`outage`) or its
-refusals (`refused`); no room on the disk; nothing due before a retry."""
+"""What holds a run back: a dimension; requests or bytes in flight; the cap; the provider's troubles (`outage`) or
+its refusals (`refused`); no room on the disk; nothing due before a retry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,9 @@ class Settlement:
     """What was billed; None unless settled."""
 
 
+STANDARD = Fraction(1)
+
+
 @dataclass(frozen=True, slots=True)
 class PriceSheet:
     """Prices and tokens of one model on one lane, the manifest's `prices:` applied."""
@@ -121,11 +124,11 @@ class PriceSheet:
             if count and price is None:
                 return None
             total += count * (price or 0)
-        return ceil(total * factor)
+        return total if factor == 1 else ceil(total * factor)
 
     def _factor(self, tier: str | None) -> Fraction | None:
         name = (tier or "").strip().lower().removeprefix("service_tier_")
-        return Fraction(1) if name in STANDARD_TIERS else self.service_tiers.get(name)
+        return STANDARD if name in STANDARD_TIERS else self.service_tiers.get(name)
 
 
 def sheet(

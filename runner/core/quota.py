@@ -123,6 +123,8 @@ class Full:
     dimension: Dimension
     until: float
     """When to look again: there is room then, or there may be."""
+    limit: int = field(default=0, compare=False)
+    """As it holds now: requests, tokens, images or nano-dollars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +257,13 @@ class QuotaLog:
             if limit is not None:
                 over = getattr(window.totals, what) + leaving + more - limit
                 if over > 0:
-                    yield Full(dimension, self._room_at(window, what, over))
+                    yield Full(dimension, self._room_at(window, what, over), limit)
         if limits.rpd is not None and self._day[model] + unsent.requests >= limits.rpd:
-            yield Full("day", self._day_turns)
+            yield Full("day", self._day_turns, limits.rpd)
         if limits.month_nanos is not None:
             spent = self._month_nanos + all_unsent + limits.month_elsewhere_nanos
             if spent + need.nanos > limits.month_nanos:
-                yield Full("month", self._month_turns)
+                yield Full("month", self._month_turns, limits.month_nanos)
 
     def _room_at(self, window: Rolling, what: str, over: int) -> float:
         """When so much will have left the window; soon, where it takes what is about to leave."""

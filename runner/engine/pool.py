@@ -65,6 +65,7 @@ from runner.ledger import (
 
 log = logging.getLogger("bulkrender")
 
+LOOK_AGAIN_S = 900.0
 BEAT_S = 1.0
 """A run says what holds it back so often at most."""
 SETTLED_S = 6.0
@@ -218,7 +219,9 @@ class Pool:
                     return self.stop("budget", _does_not_fit(claim))
                 case Empty() if not self.in_flight:
                     return None
-                case Held(binds="day") | Held(binds="month") | Closed(parked=True) if not self._sleeps(claim):
+                case Held(binds="day" | "month") | Closed(parked=True) if not (
+                    self.in_flight or self._sleeps(claim)
+                ):
                     return self.stop("provider", self._come_back(claim))
             await self._pause(claim, seen)
 
@@ -250,7 +253,7 @@ class Pool:
                 self.why.waits("concurrency", f"{limits.concurrency} requests in flight at most")
                 await self._changed.wait()
             elif not self.gate.admits():
-                self.why.waits(_closed_by(self.gate.reason), f"{self.gate.reason}: {self.gate.said}")
+                self.why.waits(Closed(self.gate.reason, 0.0).binds, f"{self.gate.reason}: {self.gate.said}")
                 await self._wait_for_the_gate()
             elif self.smoother.due:
                 return None
@@ -294,43 +297,25 @@ class Pool:
                 self.why.waits("budget", _does_not_fit(claim))
             case Held():
                 until = claim.until
-                self.why.waits(claim.binds, self._limit_in_words(claim.binds))
+                self.why.waits(claim.binds, _limit_in_words(claim))
             case Closed():
                 until = claim.until
-                self.why.waits(_closed_by(claim.reason), f"{claim.reason}: {claim.said}")
+                self.why.waits(claim.binds, f"{claim.reason}: {claim.said}")
         if seen != self._changes:
             return
-        wait_s = None if until is None else max(TICK_S, until - self._clock.utc())
+        # the loop's clock does not count a machine's sleep: the calendar is looked at now and then
+        wait_s = None if until is None else min(LOOK_AGAIN_S, max(TICK_S, until - self._clock.utc()))
         with anyio.move_on_after(wait_s):
             await self._changed.wait()
 
-    def _limit_in_words(self, binds: Binding) -> str:
-        limits, now = self.terms.wish.limits, self.pulse
-        rpm = now.rpm if now is not None and now.rpm is not None else limits.rpm
-        return {
-            "requests": f"{rpm} requests a minute" if rpm is not None else "the rate that is being looked for",
-            "tokens": f"{limits.tpm} input tokens a minute",
-            "images": f"{limits.ipm} images a minute",
-            "day": f"{limits.rpd} requests a day",
-            "spend_window": f"${dollars(limits.spend_nanos or 0)} in ten minutes",
-            "month": f"${dollars(limits.month_nanos or 0)} a month",
-            "bytes": f"{(limits.bytes_in_flight or 0) // 10**6} MB in flight",
-        }.get(binds, binds)
-
-    def _sleeps(self, claim: Claim) -> bool:
+    def _sleeps(self, claim: Held | Closed) -> bool:
         """Whether the run waits for the calendar to turn: for the day if it was asked to, never for the month."""
-        month = (
-            claim.reason == "month"
-            if isinstance(claim, Closed)
-            else isinstance(claim, Held) and claim.binds == "month"
-        )
-        return self.terms.wait and not month
+        return self.terms.wait and claim.binds == "day"
 
     def _come_back(self, claim: Held | Closed) -> str:
-        what = self._limit_in_words(claim.binds) if isinstance(claim, Held) else f"{claim.reason}: {claim.said}"
-        return _come_back_at(
-            what, claim.until or 0.0, waits="day" in {getattr(claim, "binds", ""), getattr(claim, "reason", "")}
-        )
+        what = _limit_in_words(claim) if isinstance(claim, Held) else f"{claim.reason}: {claim.said}"
+        when = datetime.fromtimestamp(claim.until or 0.0, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return f"{what}; run again after {when}" + (", or with --wait" if claim.binds == "day" else "")
 
     def _launch(self, attempt: Claimed) -> None:
         self.smoother.used()
@@ -526,23 +511,31 @@ def _does_not_fit(claim: OverBudget) -> str:
     return f"the next task ({claim.stem}) at worst: {'; '.join(binding)}"
 
 
-def _closed_by(reason: str) -> Binding:
-    """What to call a gate or a model that is closed for this reason."""
-    match reason:
-        case "day" | "month":
-            return "day" if reason == "day" else "month"
-        case "outage" | "unreached":
-            return "outage"
+def _limit_in_words(held: Held) -> str:
+    """The limit that holds a request back, with its value."""
+    value = held.limit or 0
+    match held.binds:
+        case "requests":
+            return f"{value} requests a minute" if value else "other runs, whose turn it is"
+        case "tokens":
+            return f"{value} input tokens a minute"
+        case "images":
+            return f"{value} images a minute"
+        case "day":
+            return f"{value} requests a day"
+        case "spend_window":
+            return f"${dollars(value)} in ten minutes"
+        case "month":
+            return f"${dollars(value)} a month"
+        case "bytes":
+            return "megabytes in flight"
+        case "budget":
+            return "what other jobs of the account hold"
         case _:
-            return "refused"
+            return held.binds
 
 
 def _blames_the_rate(outcome: Throttled) -> bool:
     """Whether fewer requests a minute would have helped, as far as anybody can tell."""
     requests = not outcome.named or any(one.dimension == "requests" for one in outcome.named)
     return outcome.reason in {"minute", "unnamed"} and requests
-
-
-def _come_back_at(what: str, until: float, *, waits: bool) -> str:
-    when = datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return f"{what}; run again after {when}" + (", or with --wait" if waits else "")

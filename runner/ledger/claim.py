@@ -234,7 +234,7 @@ def _waits(
     if found is not None and found.dimension in {"day", "month"}:
         if others.waiting:
             served(connection, job_id)
-        return Held(found.dimension, found.until)
+        return Held(found.dimension, found.until, found.limit)
     binds: Dimension = "requests" if found is None else found.dimension
     until = now if found is None else found.until
     if others.ahead_back_at is not None:
@@ -243,7 +243,7 @@ def _waits(
     if others.crowded:
         until = min(until, now + RENEWS_S)
         stand_in_line(connection, job_id, binds, now, until)
-    return Held(binds, until)
+    return Held(binds, until, None if found is None else found.limit)
 
 
 def _nothing_due(connection: Connection, standing: RowMapping) -> Waiting | Empty:

@@ -124,6 +124,8 @@ class Held:
 
     binds: Binding
     until: float | None
+    limit: int | None = field(default=None, compare=False)
+    """As it holds now, where it is a number: requests, tokens, images or nano-dollars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,17 @@ class Closed:
     reason: str
     until: float
     said: str = ""
+
+    @property
+    def binds(self) -> Binding:
+        """What it is called."""
+        match self.reason:
+            case "day" | "month" | "outage":
+                return self.reason
+            case "unreached":
+                return "outage"
+            case _:
+                return "refused"
 
     @property
     def parked(self) -> bool:

@@ -15,10 +15,10 @@ def beat(
 ) -> Standing:
     """Record what a run says of itself (None: that it lives); what counts against its limits now."""
     mine = select(job.c.id).where(job.c.name == name).scalar_subquery()
-    facts = {"facts": None if told is None else asdict(told), "updated_at": now}
+    where = {"endpoint": wish.endpoint, "model": wish.model}
+    facts = {**where, "facts": None if told is None else asdict(told), "updated_at": now}
     if not connection.execute(update(pulse).where(pulse.c.job_id == mine).values(**facts)).rowcount:
-        row = {"job_id": mine, "endpoint": wish.endpoint, "model": wish.model}
-        connection.execute(insert(pulse).values(**row, **facts))
+        connection.execute(insert(pulse).values(job_id=mine, **facts))
     mine_now = connection.execute(select(job).where(job.c.name == name)).mappings().one()
     free = [_free(mine_now)]
     if mine_now["account_id"] is not None:

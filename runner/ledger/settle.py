@@ -210,9 +210,10 @@ def _raise_allowance(connection: Connection, claimed: Claimed, outcome: Outcome,
     if answer is None or answer.usage is None or tokens is None:
         return
     model = claimed.recipe.model
+    each = -(-(answer.usage.image or 0) // max(1, answer.pictures))  # several pictures once are no larger picture
     seen = [
         {"model": model, "kind": "text", "setting": claimed.recipe.thinking or "", "tokens": tokens.text},
-        {"model": model, "kind": "image", "setting": claimed.size, "tokens": answer.usage.image or 0},
+        {"model": model, "kind": "image", "setting": claimed.size, "tokens": each},
     ]
     connection.execute(_larger(connection.dialect.name), seen)
 
