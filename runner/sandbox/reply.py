@@ -45,7 +45,7 @@ def html(status: int, title: str) -> Reply:
 
 def _minute_quota(sample: Sample) -> ApiError:
     # Without a quota of its own the sandbox names one too large to hold anybody back once the delay is over.
-    limit = sample.options.quotas.get("rpm", 1000)
+    limit = sample.options.quotas.get("rpm", 1_000_000)
     return quota_exceeded("rpm", limit, sample.asked.model.id, 0.2 + 2.8 * sample.chance.unit("retry"))
 
 

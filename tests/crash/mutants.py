@@ -92,7 +92,7 @@ def _claim_after_send() -> None:
         await commit(ledger)
 
         def look(connection: Connection) -> Any:
-            raise _Undo(claim_in(connection, job, **wanted))
+            raise _Undo(claim_in(connection, job, quotas=ledger._quotas, **wanted))
 
         try:
             found = await ledger._writer.run(look)

@@ -117,6 +117,7 @@ def write_manifest(
         "prompts": listed,
         "matrix": {"size": sizes, "aspect": aspects},
         "retry": {"attempts": attempts},
+        "limits": {"rpm": 100_000},  # what a rate that has to be found takes is judged elsewhere
     }
     path.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
 

@@ -41,9 +41,8 @@ OUTAGE_S = 1_200.0
 BUSY = 4
 """Requests in flight at a kill, at least."""
 STEP_S = 1.0
-FAULTS = f"night,several_images=0,cut={2 * PRESETS['night']['cut']}"
-"""The preset's 3 %, with lost answers in the place of those with several pictures: one of these raises what every
-later request is reserved at, and so what a full window leaves empty (docs/night.md)."""
+FAULTS = "night"
+"""Three in a hundred."""
 STDERR = "stderr.txt"
 _SENT = """
 SELECT sent_at, CASE state WHEN 'released' THEN 0 ELSE coalesce(cost_nanos, reserved_nanos) END

@@ -37,7 +37,7 @@ def minute_quota(answer: Exchange) -> None:
     (violation,) = details(found)["QuotaFailure"]["violations"]
     assert violation["quotaId"] == "GenerateRequestsPerMinutePerProjectPerModel"
     assert violation["quotaDimensions"] == {"location": "global", "model": MODEL}
-    assert violation["quotaValue"] == "1000"
+    assert violation["quotaValue"] == "1000000"
     assert details(found)["RetryInfo"]["retryDelay"].removesuffix("s").isdigit()
     assert "links" in details(found)["Help"]
 
