@@ -1,6 +1,9 @@
 """Settings of all tests: a blocking call of the runner on an event loop is an error."""
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -12,14 +15,20 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
     "runner/core/catalog.py": {"builtin"},
     "runner/ledger/ledger.py": {"open", "close"},
     "runner/adapters/gemini.py": {"__init__"},
+    "runner/adapters/uploads.py": {"__init__"},
     "runner/app/running.py": {"__init__", "prepare", "_go", "run_jobs", "_endpoint"},
     "runner/app/child.py": {"sandbox_child"},
     "runner/cli/faces.py": {"announce"},
     "tests/engine/test_pool.py": {"_run"},
+    "tests/engine/test_references.py": {"_run"},
     "tests/ledger/test_writer.py": {"main", "run", "work"},
     "tests/adapters/test_storage_refusing.py": {"grow"},
 }
 """Nothing waits for the loop while a run starts or ends."""
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # hundreds of processes would compile the same libraries, for a second and more each
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(sys.prefix) / "pycache"))
 
 
 @pytest.fixture(autouse=True)

@@ -55,10 +55,10 @@ class Files(Protocol):
     def sync_folder(self, path: Path) -> None:
         """Make the names in a folder durable."""
 
-    def names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path | str) -> list[str]:
         """Names in a folder; none where it does not exist."""
 
-    def kind(self, path: Path) -> Kind | None:
+    def kind(self, path: Path | str) -> Kind | None:
         """What is at a name; None for nothing, also below something that is not a folder."""
 
     def real(self, path: Path) -> Path:
@@ -130,17 +130,17 @@ class RealFiles:
         finally:
             os.close(handle)
 
-    def names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path | str) -> list[str]:
         """See `Files`."""
         try:
-            return [entry.name for entry in folder.iterdir()]
+            return os.listdir(folder)  # noqa: PTH208 - thousands of folders at a resume: no Path for each name
         except FileNotFoundError:
             return []
 
-    def kind(self, path: Path) -> Kind | None:
+    def kind(self, path: Path | str) -> Kind | None:
         """See `Files`."""
         try:
-            mode = path.lstat().st_mode
+            mode = os.lstat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return None
         if stat.S_ISREG(mode):

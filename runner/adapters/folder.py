@@ -19,6 +19,8 @@ from runner.core.errors import OutputError
 SUPERSEDED = "superseded"
 REJECTED = "rejected"
 
+_UP = frozenset({".", ".."})
+
 
 def short(key: str) -> str:
     """What stands for a key in a file name: the end of it, for its start is a version prefix."""
@@ -45,14 +47,19 @@ class OutputFolder:
 
     def __init__(self, root: Path, files: Files) -> None:
         self.root, self.files = root, files
+        self._root = str(root).rstrip("/")
         self._durable: set[Path] = set()
 
     def locate(self, relative: str) -> Path:
         """The path of a picture or stem below the root; OutputError for one that could leave it."""
+        return Path(self.address(relative))
+
+    def address(self, relative: str) -> str:
+        """`locate` for a mere look, without the cost of a Path: there may be thousands."""
         parts = relative.split("/")
-        if not all(parts) or not {".", ".."}.isdisjoint(parts) or "\0" in relative:
+        if not all(parts) or not _UP.isdisjoint(parts) or "\0" in relative:
             raise OutputError(f"{relative!r} is not a path below the output folder")
-        return self.root.joinpath(*parts)
+        return f"{self._root}/{relative}"
 
     def relative(self, path: Path) -> str:
         """A path as ledger and outcome have it."""

@@ -4,12 +4,12 @@ What the wire means is in `request`, `answer` and `rejection`; what a broken con
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypedDict
 
 import anyio
 import httpx
@@ -17,9 +17,9 @@ from anyio import to_thread
 
 from runner.adapters.answer import read_answer
 from runner.adapters.rejection import Asked, read_rejection
-from runner.adapters.request import address, payload, prefix
+from runner.adapters.request import address, pieces, prefix
 from runner.adapters.seal import sealed, spellings
-from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, Journey, Transport, broken
+from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, PIECE_BYTES, Journey, Transport, broken
 from runner.core.catalog import Catalog
 from runner.core.errors import UsageError
 from runner.core.lifecycle import Lost, Reply, Unreached
@@ -75,15 +75,15 @@ class GeminiProvider:
     ) -> None:
         """Raises UsageError where the base URL, the key or a proxy of the environment cannot be used."""
         self._prefix = prefix(base_url, version)
-        _check(key)
+        check_key(key)
         self._key = key
         self._answer_within_s, self._gap_s = request_timeout_s, body_gap_s
         self._catalog, self._model_line = catalog, model_line
         self._threads = anyio.CapacityLimiter(THREADS)
         self._http = httpx.AsyncClient(
             transport=Transport(httpx.URL(self._prefix), connections=connections, uds=uds),
-            auth=_KeyHeader(key),
-            headers=_headers(request_timeout_s),
+            auth=KeyHeader(key),
+            headers=headers_of(request_timeout_s),
             timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
             follow_redirects=False,
         )
@@ -121,7 +121,7 @@ class GeminiProvider:
         try:
             with scope:
                 async with self._http.stream(
-                    "POST", address(self._prefix, task.recipe.model), content=payload(task)
+                    "POST", address(self._prefix, task.recipe.model), **body_of(*pieces(task))
                 ) as r:
                     journey.answered = True
                     received = _Received(r.status_code, r.headers, await self._body(r, journey))
@@ -159,7 +159,28 @@ class GeminiProvider:
         return read_rejection(status, headers, received.body, Asked(model, self._model_line, self._catalog))
 
 
-class _KeyHeader(httpx.Auth):
+class Body(TypedDict):
+    """What httpx is told of a body."""
+
+    content: bytes | AsyncIterator[bytes]
+    headers: dict[str, str]
+
+
+def body_of(*pieces: bytes) -> Body:
+    """A body for httpx: a large one is neither joined nor written at once, so that others get their turn."""
+    size = sum(map(len, pieces))
+    if size <= PIECE_BYTES:
+        return {"content": b"".join(pieces), "headers": {}}
+    return {"content": _written(pieces), "headers": {"content-length": str(size)}}
+
+
+async def _written(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        for start in range(0, len(piece), PIECE_BYTES):
+            yield piece[start : start + PIECE_BYTES]
+
+
+class KeyHeader(httpx.Auth):
     """Puts the key into each request as it leaves, so that no object that lives longer holds it in the open."""
 
     def __init__(self, key: Secret) -> None:
@@ -170,20 +191,22 @@ class _KeyHeader(httpx.Auth):
         yield request
 
 
-def _check(key: Secret) -> None:
+def check_key(key: Secret) -> None:
+    """Raises UsageError for a key that no header can carry; the message does not repeat it."""
     value = key.get_secret_value()
     if not value or not value.isascii() or not value.isprintable() or value != value.strip():
         raise UsageError("the key is empty or holds characters that no HTTP header can carry")
 
 
-def _headers(request_timeout_s: float) -> dict[str, str]:
-    """`X-Server-Timeout` moves the server's own deadline (gemini-api.md §2); gzip costs more than it saves."""
-    return {
-        "content-type": "application/json",
-        "accept-encoding": "identity",
-        "user-agent": f"bulkrender/{_release()}",
-        "x-server-timeout": str(math.ceil(request_timeout_s)),
-    }
+def common_headers() -> dict[str, str]:
+    """Of every request, whatever it is for; gzip costs more than it saves."""
+    return {"accept-encoding": "identity", "user-agent": f"bulkrender/{_release()}"}
+
+
+def headers_of(request_timeout_s: float) -> dict[str, str]:
+    """`X-Server-Timeout` moves the server's own deadline (gemini-api.md §2)."""
+    timeout = str(math.ceil(request_timeout_s))
+    return {"content-type": "application/json", "x-server-timeout": timeout, **common_headers()}
 
 
 def _release() -> str:

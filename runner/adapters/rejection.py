@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.adapters.quota import read_delay_s, read_parked, read_quota
 from runner.adapters.trouble import Trouble, read_trouble
 from runner.core.catalog import Catalog, bare
-from runner.core.lifecycle import Faulted, Invalid, Reply, Stopped, Throttled
+from runner.core.lifecycle import Faulted, FileGone, Invalid, Reply, Stopped, Throttled
 
 MAYBE_BILLED = frozenset({408, 499, 504, 524, 598, 599})
 """Someone on the way gave up waiting: the service may have gone on and billed (design §4). 524, 598 and 599 are
@@ -22,6 +22,11 @@ PASSING = frozenset({409, 425})
 _BAD_KEY = re.compile(
     r"\W*(?:api key (?:not valid|not found|expired|invalid)|(?:invalid|incorrect) api[ _]?key)", re.IGNORECASE
 )
+_FILE = re.compile(
+    r"\bfile\b.{0,400}(?:may not exist|does not exist|not found|not in an active state|expired)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Of 400, 403 and 404: a file that was uploaded and is gone, or is not ready (gemini-api.md §12)."""
 _CONTENT = re.compile(r"content[_ ]policy|moderation|\bflagged\b", re.IGNORECASE)
 
 
@@ -42,6 +47,8 @@ def read_rejection(status: int, headers: Mapping[str, str], body: bytes | bytear
         return Faulted(status, trouble.said, billed_unknown=True)
     if status in WRONG_DOOR:
         return _wrong_door(status, headers, trouble)
+    if status in {400, 403, 404} and trouble.enveloped and _FILE.search(trouble.said):
+        return FileGone(status, trouble.said)
     match status:
         case 400 | 401 | 402 | 403:
             return _unwelcome(status, trouble)

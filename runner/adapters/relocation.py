@@ -85,35 +85,55 @@ def foreign(folder: OutputFolder, stems: Iterable[str], ours: Container[str]) ->
     `ours` holds the paths of known pictures; their sidecars are ours too. A file where a task needs a folder is
     in the way as well. OutputError for a stem that leaves the output folder.
     """
-    wanted: dict[Path, set[str]] = defaultdict(set)
+    wanted: dict[str, set[str]] = defaultdict(set)
     for stem in stems:
-        path = folder.locate(stem)
-        wanted[path.parent].add(_fold(path.name))
+        parent, _, name = stem.rpartition("/")
+        if parent not in wanted or name in {"", ".", ".."} or "\0" in name:
+            folder.address(stem)  # refuses what could leave the folder
+        wanted[parent].add(_fold(name))
     found: set[str] = set()
+    ways = _Ways(folder)
     for parent, names in wanted.items():
-        blocker = _file_above(folder, parent)
-        found |= {folder.relative(blocker)} if blocker else _strangers(folder, parent, names, ours)
+        blocker = ways.file_above(parent)
+        found |= _strangers(folder, parent, names, ours) if blocker is None else {blocker}
     return sorted(found)
 
 
-def _file_above(folder: OutputFolder, parent: Path) -> Path | None:
-    """What is not a folder on the way from the root to `parent`; links that stay inside are fine."""
-    folder.guard(parent)
-    for each in (parent, *parent.parents):
-        if each == folder.root:
-            break
-        if folder.files.kind(folder.files.real(each)) not in {None, Kind.FOLDER}:
-            return each
-    return None
+class _Ways:
+    """What is on the way from the root to a folder. Each folder is looked at once: a job may have thousands."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+        self._known: dict[str, str | None] = {"": None}
+
+    def file_above(self, relative: str) -> str | None:
+        """The nearest of a folder and those above it that is no folder; links that stay inside are fine.
+
+        OutputError if links lead out of the root.
+        """
+        if relative not in self._known:
+            above = self.file_above(relative.rpartition("/")[0])
+            self._known[relative] = relative if self._is_in_the_way(relative) else above
+        return self._known[relative]
+
+    def _is_in_the_way(self, relative: str) -> bool:
+        kind = self._folder.files.kind(self._folder.address(relative))
+        if kind is Kind.OTHER:  # perhaps a link
+            path = self._folder.locate(relative)
+            self._folder.guard(path)
+            kind = self._folder.files.kind(self._folder.files.real(path))
+        return kind not in {None, Kind.FOLDER}
 
 
-def _strangers(folder: OutputFolder, parent: Path, names: set[str], ours: Container[str]) -> set[str]:
-    found = (parent / name for name in folder.files.names(parent) if _fold(Path(name).stem) in names)
-    return {
-        folder.relative(path)
-        for path in found
-        if folder.files.kind(path) is not Kind.FOLDER and not _known(folder.relative(path), ours)
-    }
+def _strangers(folder: OutputFolder, parent: str, names: set[str], ours: Container[str]) -> set[str]:
+    here = folder.address(parent) if parent else folder.root
+    found = (name for name in folder.files.names(here) if _fold(name.rpartition(".")[0] or name) in names)
+    paths = (f"{parent}/{name}" if parent else name for name in found)
+    return {path for path in paths if not _known(path, ours) and not _is_folder(folder, path)}
+
+
+def _is_folder(folder: OutputFolder, path: str) -> bool:
+    return folder.files.kind(folder.address(path)) is Kind.FOLDER
 
 
 def _known(path: str, ours: Container[str]) -> bool:
@@ -123,7 +143,7 @@ def _known(path: str, ours: Container[str]) -> bool:
 
 def missing(folder: OutputFolder, paths: Iterable[str]) -> list[str]:
     """Those of the paths where no file is."""
-    return [path for path in paths if folder.files.kind(folder.locate(path)) is not Kind.FILE]
+    return [path for path in paths if folder.files.kind(folder.address(path)) is not Kind.FILE]
 
 
 def _fold(name: str) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.app.campaign import Plan, load
+from runner.app.campaign import load
+from runner.app.plan import Cells, Plan
 from runner.app.running import RECENT_S
 from runner.app.settings import Options, Settings, resolve
 from runner.app.start import preview
@@ -55,7 +56,24 @@ def plan_object(planned: Plan) -> Json:
         "account": None if planned.account is None else account_object(planned.account),
         "finish": _finish_object(planned),
         "feasible": planned.feasible,
+        "difference": _difference_object(planned),
+        "kept_models": {"tasks": planned.carried.tasks, "usd_anew": _usd(planned.carried.likely_nanos)},
     }
+
+
+def _difference_object(planned: Plan) -> Json:
+    """What an edit of the manifest changes, all in all and by axis; `usd` is likely, of new and changed."""
+    difference = planned.difference
+    axes = {
+        name: {value: _cells_object(cells) for value, cells in values.items()}
+        for name, values in difference.axes.items()
+    }
+    return {**_cells_object(difference.whole), "axes": axes}
+
+
+def _cells_object(cells: Cells) -> Json:
+    counts = {name: getattr(cells, name) for name in ("kept", "new", "changed", "orphaned")}
+    return {**counts, "usd": _usd(cells.likely_nanos)}
 
 
 def _finish_object(planned: Plan) -> Json | None:

@@ -14,17 +14,19 @@ from typing import Protocol
 import anyio
 
 from runner.adapters.gemini import GeminiProvider
+from runner.adapters.library import Library
 from runner.adapters.storage import FolderStore
-from runner.app.campaign import DEFAULT_CONCURRENCY, Campaign, Plan, plan, refuse_shared_paths
+from runner.adapters.uploads import FilesClient
+from runner.app.campaign import DEFAULT_CONCURRENCY, Campaign, refuse_shared_paths
 from runner.app.child import sandbox_child
+from runner.app.plan import Plan, plan, resolved
 from runner.app.settings import Settings, read_key
 from runner.app.views import EXIT_BY_HALT
 from runner.core.catalog import builtin
 from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
-from runner.core.pricing import PriceSheet, sheet
 from runner.engine.clock import LoopClock
 from runner.engine.pool import Ending, Pool, Terms
-from runner.engine.ports import Provider
+from runner.engine.ports import Provider, References
 from runner.engine.rescue import Rescue, Rescued
 from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader, Wish
 
@@ -90,7 +92,8 @@ async def run_jobs(
         for campaign in campaigns:
             held.enter_context(ledger.lock_job(campaign.job))
             provider = await held.enter_async_context(_provider(campaign, settings, socket))
-            runs.append((JobRun(campaign, settings, ledger, face), provider))
+            files = await held.enter_async_context(_files(settings, socket))
+            runs.append((JobRun(campaign, settings, ledger, face, files), provider))
         for run, provider in runs:
             try:
                 finished.append(await run.go(provider))
@@ -126,16 +129,23 @@ def _provider(campaign: Campaign, settings: Settings, socket: str | None) -> Gem
     )
 
 
+def _files(settings: Settings, socket: str | None) -> FilesClient:
+    return FilesClient(base_url=settings.base_url, key=read_key(settings), uds=socket)
+
+
 class JobRun:
     """One job from lock to account. The caller holds the job's lock."""
 
-    def __init__(self, campaign: Campaign, settings: Settings, ledger: Ledger, face: Face) -> None:
-        self.campaign, self.settings, self.ledger, self.face = campaign, settings, ledger, face
+    def __init__(
+        self, campaign: Campaign, settings: Settings, ledger: Ledger, face: Face, files: FilesClient
+    ) -> None:
+        self.campaign, self.settings, self.ledger, self.face, self.files = campaign, settings, ledger, face, files
         self.clock = LoopClock()
         self.pool: Pool | None = None
         self._preparing = anyio.CancelScope()
         self._asked = 0
         self._started = self.clock.utc()
+        self._uploads: frozenset[str] = frozenset()
         self.store = folder_store(campaign, settings, self._blocked)
 
     async def go(self, provider: Provider) -> JobStatus:
@@ -173,7 +183,8 @@ class JobRun:
             await anyio.to_thread.run_sync(self._put_back, reader)
         refuse_shared_paths(self.campaign, reader, self._root())
         if self.settings.options.forget_limits:
-            await self.ledger.unlearn(self._wish(), now=self.clock.utc())
+            for model in self.campaign.models:
+                await self.ledger.unlearn(self._wish(model), now=self.clock.utc())
         planned = await anyio.to_thread.run_sync(
             partial(
                 plan,
@@ -191,6 +202,7 @@ class JobRun:
             planned, ask=not (self.settings.sandbox or self.settings.options.yes or refused)
         ):
             raise UsageError("not confirmed: nothing was recorded and nothing was bought")
+        self._uploads = planned.uploads
         await self._arrange(await self._record())
         if refused:
             await self._halt(Ending("budget", "the job at worst would pass its cap, and on_exceed is refuse"))
@@ -202,8 +214,15 @@ class JobRun:
         self._started = self.clock.utc()
         job = self.campaign.job
         mix = await anyio.to_thread.run_sync(self.ledger.reader.left_to_buy, job)
-        terms = self._terms(mix)
-        pool = self.pool = Pool(terms, self.ledger, provider, self.store, self.clock, new_token=_token)
+        pool = self.pool = Pool(
+            [self._terms(model, mix) for model in self.campaign.models],
+            self.ledger,
+            provider,
+            self.store,
+            self.clock,
+            new_token=_token,
+            references=await anyio.to_thread.run_sync(self._references),
+        )
         if self._asked:  # while the pool was being made
             pool.interrupt()
         async with anyio.create_task_group() as beside:
@@ -221,31 +240,43 @@ class JobRun:
         since = max(self._started, self.clock.utc() - RECENT_S)
         return self.ledger.reader.status(self.campaign.job, since_utc=since)
 
-    def _terms(self, mix: Mapping[tuple[str, str], int]) -> Terms:
+    def _references(self) -> References | None:
+        """What keeps the job's references ready; None where it has none."""
+        if not self.campaign.has_references:
+            return None
+        endpoint = self.settings.endpoint
+        return Library(
+            base=self.campaign.base,
+            files=self.files,
+            clock=self.clock,
+            uploaded=self._uploads,
+            remembered=self.ledger.reader.uploads(endpoint),
+            remember=partial(self.ledger.remember, endpoint),
+        )
+
+    def _terms(self, model: str, mix: Mapping[tuple[str, str], int]) -> Terms:
         campaign = self.campaign
         return Terms(
             job=campaign.job,
-            model=campaign.model,
-            wish=self._wish(),
-            sheet=campaign.sheet,
+            model=campaign.models[model],
+            wish=self._wish(model),
+            sheet=campaign.sheet(model),
             cap=campaign.cap,
             retry=campaign.manifest.retry,
             picture_bytes=campaign.picture_bytes,
             likely=campaign.usual(mix),
-            weigh=campaign.answer_bytes,
+            weigh=partial(campaign.answer_bytes, model),
             wait=self.settings.options.wait,
         )
 
-    def _wish(self) -> Wish:
-        return Wish(self.settings.endpoint, self.campaign.manifest.model, self.campaign.limits)
+    def _wish(self, model: str) -> Wish:
+        alone = len(self.campaign.models) == 1
+        return Wish(self.settings.endpoint, model, self.campaign.limits, only=not alone)
 
     def _rescue(self) -> Rescue:
-        return Rescue(self.ledger, self.store, self.clock, builtin(), self._sheet_of, self.campaign.manifest.retry)
-
-    def _sheet_of(self, model: str) -> PriceSheet:
-        if model == self.campaign.manifest.model:
-            return self.campaign.sheet
-        return sheet(builtin().find(model), "standard")
+        return Rescue(
+            self.ledger, self.store, self.clock, builtin(), self.campaign.sheet, self.campaign.manifest.retry
+        )
 
     async def _record(self) -> Enqueued:
         campaign = self.campaign
@@ -256,8 +287,10 @@ class JobRun:
             cap=campaign.cap,
             config={"manifest": campaign.manifest.file, "limits": asdict(campaign.limits)},
             account=campaign.account,
+            drafts=campaign.manifest.drafts,
         )
-        enqueued = await self.ledger.enqueue(spec, campaign.specs, now=self.clock.utc())
+        specs = (one for one, _, _ in resolved(campaign, self.ledger.reader))
+        enqueued = await self.ledger.enqueue(spec, specs, now=self.clock.utc())
         await self.ledger.halt(campaign.job, None, None, now=self.clock.utc())
         return enqueued
 
@@ -274,7 +307,7 @@ class JobRun:
 
     def _put_back(self, reader: Reader) -> None:
         """Finish moves of pictures that a crash cut off, so that nothing paid for seems gone."""
-        paths = {task.path: task.key for task in reader.tasks(self.campaign.job, orphaned=True) if task.path}
+        paths = reader.paths(self.campaign.job)
         gone = self.store.missing(paths)
         put_back = set(self.store.relocate([(paths[path], path, path) for path in gone]))
         for path in gone:
@@ -291,7 +324,7 @@ class JobRun:
                 f"pictures of a run of job {self.campaign.job} that died may have landed below {before}: "
                 f"run once with --output {before} before moving on"
             )
-        paths = [task.path for task in reader.tasks(self.campaign.job, orphaned=True) if task.path]
+        paths = reader.paths(self.campaign.job)
         if paths and len(self.store.missing(paths)) == len(paths):
             raise OutputError(
                 f"the pictures of job {self.campaign.job} are below {before}: use --output {before}, "

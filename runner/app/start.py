@@ -13,7 +13,8 @@ from typing import TypeVar
 import anyio
 
 from runner.adapters.storage import FolderStore
-from runner.app.campaign import Campaign, Plan, load, plan, refuse_shared_paths
+from runner.app.campaign import Campaign, load, refuse_shared_paths
+from runner.app.plan import Plan, plan
 from runner.app.running import Face, Unstarted, run_jobs
 from runner.app.settings import Options, Settings, read_key, resolve
 from runner.app.views import Json, job_object, jobs_object

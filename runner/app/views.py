@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.core.budget import Cap, Spend, dollars
 from runner.core.lifecycle import TERMINAL, State
-from runner.ledger import AccountStatus, JobStatus, Pulse, TaskRecord
+from runner.ledger import AccountStatus, Drafts, JobStatus, Pulse, TaskRecord
 
 Json = dict[str, Any]
 
@@ -42,6 +42,7 @@ EXPORT_COLUMNS = (
     "response_id",
     "model_version",
     "reason",
+    "draft",
 )
 
 
@@ -68,9 +69,21 @@ def job_object(status: JobStatus) -> Json:
         "cap": cap_object(status.cap),
         "account": None if status.account is None else account_object(status.account),
         "holding": None if status.pulse is None else holding_object(status.pulse),
+        "drafts": None if status.drafts is None else drafts_object(status, status.drafts),
+        "finals": list(status.finals),
         "halted": status.halted,
         "reason": status.reason,
         "exit_code": exit_code(status),
+    }
+
+
+def drafts_object(status: JobStatus, drafts: Drafts) -> Json:
+    """What the drafts of a job cost, and both together."""
+    known = not status.unpriced and not drafts.unpriced
+    return {
+        "job": drafts.job,
+        "spend": spend_object(drafts.spend, priced=not drafts.unpriced, counted=not drafts.uncounted),
+        "together_usd": _usd(status.spend.settled + drafts.spend.settled, known=known),
     }
 
 

@@ -61,6 +61,12 @@ def plan(
     rpm: Rpm = None,
     concurrency: Concurrency = None,
     lane: Lane = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The exact request of one task instead: a key, the start of one, or a path."
+        ),
+    ] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +85,9 @@ def plan(
         lane=lane,
         yes=yes,
     )
+    if show is not None:
+        _show(manifest, show, options, as_json=as_json)
+        return
     planned = plan_manifest(manifest, options, os.environ)
     if as_json:
         _face().notes(planned)
@@ -197,6 +206,76 @@ def export(
 
 
 @cli.command()
+def promote(
+    job: Annotated[str, typer.Argument(help="The job of the drafts.")],
+    pick: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The chosen: a key or a path a line; -: stdin.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS=VALUE",
+            help="The chosen: all with this size, aspect, model, prompt, variant or axis of your own; repeatable.",
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="What is to differ, repeatable: size, aspect, model, thinking, variants (pictures of each).",
+        ),
+    ] = None,
+    with_draft: Annotated[
+        bool, typer.Option("--with-draft", help="The draft's picture goes along as the last reference.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the new job [JOB-final].")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The manifest [beside that of the drafts].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files.")] = False,
+    database: Database = None,
+    output: Output = None,
+    base_url: BaseUrl = None,
+    sandbox: Sandbox = False,
+    budget: Annotated[
+        str | None, typer.Option(help="Cap of the new job in dollars, beside that of the drafts' account.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a follow-up job of chosen pictures with other settings: drafts become finals. Buys nothing."""
+    from runner.app.promote import Wanted, promoted_object
+    from runner.app.promote import promote as write
+    from runner.cli.tables import promoted_table
+
+    options = Options(database=database, output=output, base_url=base_url, sandbox=sandbox, budget=budget)
+    wanted = Wanted(job, pick, tuple(where or ()), tuple(changes or ()), with_draft, name, to, force)
+    made = write(wanted, options, os.environ)
+    _emit(promoted_object(made), as_json=as_json, text=lambda: promoted_table(made))
+
+
+@cli.command()
+def prune(
+    job: Annotated[str, typer.Argument(help="The job.")],
+    database: Database = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Folder of the pictures, if it is not where the ledger has it.")
+    ] = None,
+    sandbox: Sandbox = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move pictures of orphaned tasks, which the last run's manifest did not name, to superseded/ beside."""
+    from runner.app.prune import prune as move
+    from runner.app.prune import pruned_object
+    from runner.cli.tables import pruned_table
+
+    options = Options(database=database, output=output, sandbox=sandbox, yes=yes)
+    pruned = move(job, options, os.environ, lambda found: _face().agree(found, ask=not yes))
+    _emit(pruned_object(pruned), as_json=as_json, text=lambda: pruned_table(pruned))
+
+
+@cli.command()
 def models(as_json: AsJson = False) -> None:
     """The catalog: sizes, aspects, tokens, prices per lane, retirement, with source and date."""
     from runner.app.reports import models_object
@@ -300,6 +379,13 @@ def sandbox(
         outages=outage or (),
         until_stdin_closes=until_stdin_closes,
     )
+
+
+def _show(manifest: Path, word: str, options: Options, *, as_json: bool) -> None:
+    from runner.app.show import show
+
+    request = show(manifest, word, options, os.environ)
+    print(json.dumps(request.as_object()) if as_json else request.as_text())
 
 
 def _check_sandbox(quotas: Sequence[str], outages: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.campaign import BINDING_WORDS, Plan, duration, finish_line, held_words, price_line
+from runner.app.plan import BINDING_WORDS, Plan, duration, finish_line, held_words, price_line
+from runner.app.prune import Pruned
 from runner.app.running import RECENT_S, Watched
 from runner.core.budget import dollars
 from runner.core.errors import RunnerError
@@ -74,6 +75,20 @@ class ConsoleFace:
             return True
         with plain_interrupts(), suppress(EOFError, OSError):
             return self.console.input("Buy them? \\[y/N] ").strip().lower() in {"y", "yes"}
+        return False
+
+    def agree(self, found: Pruned, *, ask: bool) -> bool:
+        """Say which pictures would move away; on a terminal ask for a yes."""
+        with unheard():
+            self.console.print(
+                f"job {escape(found.job)}: {found.pictures} pictures ({megabytes(found.bytes)}) of tasks that the "
+                "manifest of its last run did not name",
+                soft_wrap=True,
+            )
+        if not ask or not (sys.stdin.isatty() and self.console.is_terminal):
+            return True
+        with plain_interrupts(), suppress(EOFError, OSError):
+            return self.console.input("Move them to superseded/? \\[y/N] ").strip().lower() in {"y", "yes"}
         return False
 
     def notes(self, plan: Plan) -> None:
@@ -130,6 +145,11 @@ class ConsoleFace:
         log.info("%s", line)
         with unheard():
             self.console.print(escape(line), soft_wrap=True)
+
+
+def megabytes(size_bytes: int) -> str:
+    """`12.3 MB`."""
+    return f"{size_bytes / 10**6:.1f} MB"
 
 
 def ended(status: JobStatus) -> int:

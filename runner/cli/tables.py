@@ -9,13 +9,15 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.app.campaign import Plan, finish_line, price_line
+from runner.app.plan import Cells, Plan, finish_line, price_line
+from runner.app.promote import Promoted
+from runner.app.prune import Pruned
 from runner.app.reports import LANES, StatusReport
-from runner.cli.faces import account_line, ended, holding, rate_and_eta, spend_against_cap
+from runner.cli.faces import account_line, ended, holding, megabytes, rate_and_eta, spend_against_cap
 from runner.core.budget import dollars
 from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
-from runner.ledger import JobStatus
+from runner.ledger import Drafts, JobStatus
 
 WATCH_EVERY_S = 1.0
 
@@ -25,8 +27,59 @@ def plan_table(plan: Plan) -> RenderableType:
     counts = f"{plan.total} tasks: {plan.new} new, {plan.retry} to try again, {plan.done} done"
     lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
     lines += [f"  {line}"] if (line := finish_line(plan)) else []
+    if (carried := plan.carried).tasks:
+        anew = "an unknown price" if carried.likely_nanos is None else f"${dollars(carried.likely_nanos)}"
+        lines.append(f"  {carried.tasks} pictures of kept models count as done; buying them anew would be {anew}")
     lines += [f"  note: {note}" for note in plan.notes]
     lines.append("  fits the cap" if plan.fits else f"  does not fit {plan.over}")
+    return Group(*(escape(line) for line in lines), *([_difference_table(plan)] if plan.recorded else []))
+
+
+LONGEST_AXIS = 20
+"""Values of one axis that a table shows."""
+
+
+def _difference_table(plan: Plan) -> RenderableType:
+    """What the manifest as it is now changes, by axis; axes that it leaves alone are not in it."""
+    whole = plan.difference.whole
+    if not (whole.new or whole.changed or whole.orphaned):
+        return "  nothing has changed since it was recorded"
+    table = Table("against what is recorded", *("kept", "new", "changed", "orphaned", "likely"), box=None)
+    table.add_row("all", *_cells(whole))
+    for name, values in plan.difference.axes.items():
+        moved = {value: cells for value, cells in values.items() if cells.new or cells.changed or cells.orphaned}
+        if len(values) == 1 and len(plan.difference.axes) > 1:
+            continue
+        for value, cells in list(moved.items())[:LONGEST_AXIS]:
+            table.add_row(escape(f"{name} {value}"), *_cells(cells))
+        if len(moved) > LONGEST_AXIS:
+            table.add_row(escape(f"{name}: {len(moved) - LONGEST_AXIS} more values"))
+    return table
+
+
+def _cells(cells: Cells) -> list[str]:
+    likely = "unknown" if cells.likely_nanos is None else f"${dollars(cells.likely_nanos)}"
+    counts = [str(getattr(cells, name) or "") for name in ("kept", "new", "changed", "orphaned")]
+    return [*counts, likely if cells.new or cells.changed else ""]
+
+
+def promoted_table(made: Promoted) -> RenderableType:
+    """What was written, what it would cost, and how it is run."""
+    plan = made.plan
+    what = f"{plan.total} tasks from job {plan.campaign.manifest.drafts} in {made.manifest} and {made.prompts}"
+    lines = [f"job {plan.campaign.job}: {what}", f"  {price_line(plan)}"]
+    lines += [f"  note: {note}" for note in (*made.notes, *plan.notes)]
+    lines.append("  fits the cap" if plan.fits else f"  does not fit {plan.over}")
+    return Group(*(escape(line) for line in [*lines, "nothing was bought yet; run it with:", made.command]))
+
+
+def pruned_table(pruned: Pruned) -> RenderableType:
+    """What has moved."""
+    if not pruned.pictures:
+        return escape(f"job {pruned.job}: no pictures of orphaned tasks to move")
+    size = megabytes(pruned.bytes)
+    lines = [f"job {pruned.job}: {pruned.moved} pictures ({size}) moved to superseded/ beside where they were"]
+    lines += [f"  not there, so left as it is: {path}" for path in pruned.gone]
     return Group(*(escape(line) for line in lines))
 
 
@@ -49,6 +102,10 @@ def _status_lines(job: JobStatus, runner: str | None) -> list[str]:
     ]
     if job.account is not None:
         lines.append(f"  {account_line(job.account)}")
+    if job.drafts is not None:
+        lines.append(f"  {_drafts_line(job, job.drafts)}")
+    if job.finals:
+        lines.append(f"  its finals: {', '.join(job.finals)}")
     if job.pulse is not None and (words := holding(job.pulse)):
         lines.append(f"  {words}")
     if runner:
@@ -56,6 +113,14 @@ def _status_lines(job: JobStatus, runner: str | None) -> list[str]:
     if job.halted:
         lines.append(f"  stopped ({job.halted}): {job.reason}")
     return lines
+
+
+def _drafts_line(job: JobStatus, drafts: Drafts) -> str:
+    """What the drafts of a job cost, and both together."""
+    if job.unpriced or drafts.unpriced:
+        return f"finals of {drafts.job}; spend of both together unknown (no prices)"
+    spent, both = drafts.spend.settled, drafts.spend.settled + job.spend.settled
+    return f"finals of {drafts.job}: ${dollars(spent)} spent there, ${dollars(both)} together"
 
 
 def watch_status(read: Callable[[], StatusReport]) -> None:

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 TAKEN = ("prompt", "variant", "job", "ext", "key")
 """Names that `output` uses for something else."""
+KNOWN_AXES = ("size", "aspect", "model", "reference")
+"""Axes that mean something by themselves."""
 RULES = ("exclude", "include", "zip", "settings")
 
 
@@ -83,6 +85,11 @@ class Matrix:
         """All axes, in the manifest's order."""
         return tuple(name for dimension in self.dimensions for name in dimension.names)
 
+    def values(self, name: str) -> tuple[str, ...]:
+        """The values of an axis, each once; none where there is no such axis."""
+        found = (dimension for dimension in self.dimensions if name in dimension.names)
+        return tuple(dict.fromkeys(row[one.names.index(name)] for one in found for row in one.rows))
+
 
 @dataclass(frozen=True)
 class _Where(Kind[Rule]):
@@ -103,7 +110,7 @@ class _Where(Kind[Rule]):
         return Rule(values, node.line)
 
     def schema(self, catalog: Catalog) -> Schema:
-        known = {name: axis_kind(name).schema(catalog) for name in ("size", "aspect")}
+        known = {name: axis_kind(name).schema(catalog) for name in KNOWN_AXES}
         other = axis_kind("").schema(catalog)
         return {"type": "object", "properties": known, "additionalProperties": other, "minProperties": 1}
 
@@ -137,18 +144,21 @@ class Axes(Kind[dict[str, tuple[AxisText, ...]]]):
         return result
 
     def schema(self, catalog: Catalog) -> Schema:
-        known = {name: ListOf(axis_kind(name), single=True).schema(catalog) for name in ("size", "aspect")}
+        known = {name: ListOf(axis_kind(name), single=True).schema(catalog) for name in KNOWN_AXES}
         other = ListOf(axis_kind(""), single=True).schema(catalog)
-        names = {"pattern": _NAME_PATTERN, "not": {"enum": ["model", *TAKEN, *RULES]}}
+        names = {"pattern": _NAME_PATTERN, "not": {"enum": [*TAKEN, *RULES]}}
         return {"type": "object", "properties": known, "additionalProperties": other, "propertyNames": names}
 
 
 AXES = Axes()
 
 
+def axis_value(name: str, text: str, scope: Scope) -> str:
+    """What a text means as a value of an axis; WrongError without a place where it is none."""
+    return axis_kind(name).read(Scalar(1, 1, text, plain=False), scope).value
+
+
 def _bad_name(name: str) -> str | None:
-    if name == "model":
-        return "an axis 'model' comes in a later release"
     if name in TAKEN:
         return f"{name!r} cannot be an axis: {{{name}}} means something else in the output"
     if name in RULES:
@@ -258,7 +268,7 @@ class MatrixKind(Kind[Matrix]):
             },
             "settings": {"description": "Generation settings by cell.", **_SETTING_LIST.schema(catalog)},
         }
-        names = {"pattern": _NAME_PATTERN, "not": {"enum": ["model", *TAKEN]}}
+        names = {"pattern": _NAME_PATTERN, "not": {"enum": [*TAKEN]}}
         return {**axes, "properties": {**axes["properties"], **rules}, "propertyNames": names}
 
 

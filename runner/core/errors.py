@@ -23,11 +23,13 @@ class RunnerError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong in a manifest; line and column count from 1."""
+    """One thing wrong in a manifest or a file it names; line and column count from 1."""
 
     line: int
     column: int
     message: str
+    file: str = ""
+    """Where it is, if not in the manifest itself."""
 
 
 class ManifestError(RunnerError):
@@ -35,8 +37,8 @@ class ManifestError(RunnerError):
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
         self.file = file
-        self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(f"{file}:{p.line}:{p.column}: {p.message}" for p in self.problems))
+        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p)))
+        super().__init__("\n".join(f"{p.file or file}:{p.line}:{p.column}: {p.message}" for p in self.problems))
 
 
 class UsageError(RunnerError):

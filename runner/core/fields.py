@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 
 from runner.core.catalog import SIZES, Catalog, Model, bare, nanos_per_token
 from runner.core.errors import Problem
@@ -53,6 +54,7 @@ MAX_DOLLARS = 10**9
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:+-]*(?:/[A-Za-z0-9][A-Za-z0-9_.@:+-]*)*")
 _SIZE = re.compile(r"[1-9][0-9]{0,4}K?")
 _ASPECT = re.compile(r"[1-9][0-9]{0,2}:[1-9][0-9]{0,2}")
+_PART = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 
 
@@ -319,9 +321,25 @@ class ImageTokens(Kind[int | dict[str, int]]):
         return {"anyOf": [Whole().schema(catalog), {"type": "object", **by_size}]}
 
 
+@dataclass(frozen=True)
+class Part(Kind[Fraction]):
+    """A part of a whole in per cent, such as `1%`."""
+
+    def read(self, node: Node, _scope: Scope) -> Fraction:
+        match = _PART.fullmatch(node.text) if isinstance(node, Scalar) else None
+        part = Fraction(match.group(1)) / 100 if match else Fraction(0)
+        if not 0 < part <= 1:
+            raise wrong(node, f"expected a part such as 1% or 0.5%, above 0 and at most 100%, got {node}")
+        return part
+
+    def schema(self, _catalog: Catalog) -> Schema:
+        return {"type": "string", "pattern": f"^{_PART.pattern}$"}
+
+
 AxisText = Located[str]
+_AXES: Mapping[str, Kind[str]] = {"size": Size(), "aspect": Aspect(), "model": ModelId()}
 
 
 def axis_kind(name: str) -> Kind[AxisText]:
     """What the values of an axis are read as."""
-    return At({"size": Size(), "aspect": Aspect()}.get(name, Text("a value", empty=True)))
+    return At(_AXES.get(name, Text("a value", empty=True)))

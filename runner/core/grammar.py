@@ -5,11 +5,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from runner.core.axes import Axes, MatrixKind
 from runner.core.catalog import Catalog, Prices
-from runner.core.fields import GENERATION, AxisText, ImageTokens, ModelId, Money, Price, Tier
+from runner.core.fields import GENERATION, AxisText, ImageTokens, ModelId, Money, Part, Price, Tier
 from runner.core.limits import Limits
 from runner.core.retry import RetryPolicy
 from runner.core.shape import (
@@ -19,7 +20,6 @@ from runner.core.shape import (
     Flag,
     Kind,
     Label,
-    Later,
     ListOf,
     Located,
     Partial,
@@ -119,9 +119,34 @@ class Draft:
     id: Located[str] | None = None
     matrix: Located[dict[str, tuple[AxisText, ...]]] | None = None
     template: bool = True
+    references: tuple[Located[str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDraft:
+    """A file of prompts as written, with the places of what can be wrong with it."""
+
+    name: Located[str]
+    text: Located[str] | None = None
+    matrix: Located[dict[str, tuple[AxisText, ...]]] | None = None
+    template: bool = True
+    references: tuple[Located[str], ...] = ()
+    limit: int | None = None
+    sample: Fraction | None = None
+    seed: int = 0
+
+
+def _source(**given: Any) -> SourceDraft:
+    return SourceDraft(given.pop("from"), **given)
 
 
 _TEXT = At(Text("a prompt"))
+_REFERENCES = Field(
+    ListOf(At(Text("a path, a pattern or a URI")), single=True),
+    "Pictures that go with the prompt: paths and patterns relative to the manifest, https and Files API URIs. "
+    "{axis} is replaced.",
+)
+_MATRIX = Field(At(Axes()), "Axes whose values are others for this prompt.")
 _DRAFT = Record(
     Draft,
     {
@@ -129,31 +154,47 @@ _DRAFT = Record(
             _TEXT, "The prompt. {axis} is replaced by the axis value, {{axis}} is a literal.", required=True
         ),
         "id": Field(At(Label("an id")), "Names the prompt in paths and reports; from its text if left out."),
-        "matrix": Field(At(Axes()), "Axes whose values are others for this prompt."),
+        "matrix": _MATRIX,
         "template": Field(Flag(), "false takes the text literally, braces and all."),
-        "references": Field(Later("references"), "Reference pictures: in a later release."),
-        "from": Field(Later("from"), "A file of prompts: in a later release."),
+        "references": _REFERENCES,
+    },
+)
+_SOURCE = Record(
+    _source,
+    {
+        "from": Field(
+            At(Text("a file of prompts")),
+            "A .csv, .tsv, .jsonl or .txt file, relative to the manifest. Its columns id, prompt (or text) and "
+            "references fill those fields, a column named like an axis replaces the axis for its row, all others "
+            "are variables.",
+            required=True,
+        ),
+        "text": Field(_TEXT, "The prompt of every row, where the file brings only variables."),
+        "matrix": Field(At(Axes()), "Axes whose values are others for these prompts."),
+        "template": Field(Flag(), "false takes the texts literally, braces and all."),
+        "references": _REFERENCES,
+        "limit": Field(Whole(), "So many rows at most."),
+        "sample": Field(Part(), "A part of the rows, such as 1%: the same ones however the file is ordered."),
+        "seed": Field(Whole(0), "Another number takes another sample. Default: 0."),
     },
 )
 
 
 @dataclass(frozen=True)
-class _PromptKind(Kind[Draft]):
-    """A prompt: its text alone, or a mapping."""
+class _PromptKind(Kind[Draft | SourceDraft]):
+    """A prompt: its text alone, a mapping, or a file of prompts."""
 
-    def read(self, node: Node, scope: Scope) -> Draft:
+    def read(self, node: Node, scope: Scope) -> Draft | SourceDraft:
         if isinstance(node, Scalar):
             return Draft(_TEXT.read(node, scope))
         if not isinstance(node, Fields):
             raise wrong(node, f"expected a prompt's text or a mapping with text, got {node}")
-        later = [key for key, _ in node.entries if key.text == "from"]
-        if later:
-            # a source has no text of its own, so that is not missing
-            raise wrong(later[0], "'from' comes in a later release")
+        if any(key.text == "from" for key, _ in node.entries):
+            return _SOURCE.read(node, scope)
         return _DRAFT.read(node, scope)
 
     def schema(self, catalog: Catalog) -> Schema:
-        return {"anyOf": [Text().schema(catalog), _DRAFT.schema(catalog)]}
+        return {"anyOf": [Text().schema(catalog), _DRAFT.schema(catalog), _SOURCE.schema(catalog)]}
 
 
 def _limits(
@@ -273,7 +314,10 @@ ROOT = Record(
     dict[str, Any],
     {
         "job": Field(Label("a job name"), "Names the job in the ledger and in paths.", required=True),
-        "model": Field(ModelId(), "Model id; one that the catalog does not list runs unchecked.", required=True),
+        "model": Field(
+            At(ModelId()),
+            "Model id; one that the catalog does not list runs unchecked. Not beside an axis model.",
+        ),
         "prompts": Field(Partial(ListOf(_PromptKind())), "What to render.", required=True),
         "matrix": Field(MatrixKind(), "What every prompt is multiplied by: size, aspect and axes of your own."),
         "variants": Field(Whole(), "Pictures of every cell. Default: 1."),
@@ -284,6 +328,14 @@ ROOT = Record(
         "retry": Field(RETRY, "How often a task is tried."),
         "prices": Field(PRICES, "Prices of the standard lane that go before the catalog's."),
         "verify": Field(Choice(("structure", "full")), "full decodes every pixel. Default: structure."),
+        "keep": Field(
+            ListOf(ModelId(), single=True),
+            "Models whose pictures count as done: what was bought of them is not bought again of this one.",
+        ),
+        "drafts": Field(
+            Label("a job name"),
+            "The job that these tasks were chosen from: a column draft holds the key of each.",
+        ),
         "output": Field(
             At(Text("an output template")),
             "Where pictures go: fields job, prompt, variant, key and every axis, then .{ext}.",

@@ -6,6 +6,7 @@ keys of the tests are frozen: a change of this module that changes one of them b
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from runner.core.task import Recipe
 
@@ -13,14 +14,24 @@ PREFIX = "k1-"
 """Version of the canonical request below."""
 
 
-def canonical(recipe: Recipe, prompt: str, size: str, aspect: str, *, variant: int, occurrence: int) -> str:
-    """The request as sorted, compact JSON; what is absent is left out."""
+def canonical(
+    recipe: Recipe,
+    prompt: str,
+    size: str,
+    aspect: str,
+    *,
+    variant: int,
+    occurrence: int,
+    references: Sequence[str] = (),
+) -> str:
+    """The request as sorted, compact JSON; what is absent is left out. `references`: what identifies each."""
     fields = {
         "aspect": aspect,
         "modalities": recipe.modalities,
         "model": recipe.model,
         "occurrence": occurrence,
         "prompt": prompt,
+        "references": list(references) or None,
         "safety": dict(recipe.safety) or None,
         "size": size,
         "system": recipe.system,
@@ -31,7 +42,18 @@ def canonical(recipe: Recipe, prompt: str, size: str, aspect: str, *, variant: i
     return json.dumps(present, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def key(recipe: Recipe, prompt: str, size: str, aspect: str, *, variant: int, occurrence: int) -> str:
+def key(
+    recipe: Recipe,
+    prompt: str,
+    size: str,
+    aspect: str,
+    *,
+    variant: int,
+    occurrence: int,
+    references: Sequence[str] = (),
+) -> str:
     """The key of a task; `occurrence` counts from 1 among equal requests of one variant in the job."""
-    request = canonical(recipe, prompt, size, aspect, variant=variant, occurrence=occurrence)
+    request = canonical(
+        recipe, prompt, size, aspect, variant=variant, occurrence=occurrence, references=references
+    )
     return PREFIX + hashlib.sha256(request.encode()).hexdigest()[:32]

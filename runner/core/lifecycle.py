@@ -186,6 +186,14 @@ class Invalid:
 
 
 @dataclass(frozen=True, slots=True)
+class FileGone:
+    """The service no longer has a file that the request names, or cannot use it (gemini-api.md §9, §12)."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unreached:
     """The request never left: refused, DNS, TLS, no free connection. Not a try, and free."""
 
@@ -226,7 +234,9 @@ class Interrupted:
     left: bool
 
 
-Reply = Pictured | Refused | Unusable | Throttled | Parked | Faulted | Invalid | Unreached | Lost | Stopped
+Reply = (
+    Pictured | Refused | Unusable | Throttled | Parked | Faulted | Invalid | FileGone | Unreached | Lost | Stopped
+)
 """What a provider says of one request."""
 
 Outcome = (
@@ -237,6 +247,7 @@ Outcome = (
     | Parked
     | Faulted
     | Invalid
+    | FileGone
     | Unreached
     | Lost
     | Stopped

@@ -31,9 +31,11 @@ Binding = Literal[
     "refused",
     "room",
     "retries",
+    "references",
 ]
 """What holds a run back: a dimension; requests or bytes in flight; the cap; the provider's troubles (`outage`) or
-its refusals (`refused`); no room on the disk; nothing due before a retry."""
+its refusals (`refused`); no room on the disk; nothing due before a retry; references being
+read or uploaded."""
 
 
 @dataclass(frozen=True, slots=True)

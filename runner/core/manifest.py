@@ -6,17 +6,20 @@ Reading files is not done here, nor is expansion: that is `matrix`. What the sin
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 from runner.core.axes import Dimension, Dimensions, Matrix, Rule, replaced
 from runner.core.catalog import Catalog, Model
 from runner.core.errors import ManifestError, Problem
 from runner.core.fields import Generation
-from runner.core.grammar import ROOT, Account, Budget, Draft, GivenLimits, Lane, PriceOverride
+from runner.core.grammar import ROOT, Account, Budget, Draft, GivenLimits, Lane, PriceOverride, SourceDraft
 from runner.core.limits import Limits
 from runner.core.paths import compile_output, default_output, prompt_id
+from runner.core.prompts import Prompt, Source
 from runner.core.retry import RetryPolicy
 from runner.core.shape import Located, Scope, WrongError, guess, listed, problem
+from runner.core.sources import kind_of
 from runner.core.template import Template, compile_template, literal
 from runner.core.yaml12 import Fields, Node, Scalar, UnreadableError, read, shortened
 
@@ -29,22 +32,9 @@ __all__ = [
     "PriceOverride",
     "Prompt",
     "RetryPolicy",
+    "Source",
     "parse",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One prompt; `line` and `column` are those of its text."""
-
-    id: str
-    text: str
-    """As written."""
-    template: Template
-    dimensions: Dimensions
-    """The manifest's, with the axes replaced that the prompt's own `matrix:` names."""
-    line: int
-    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,8 @@ class Manifest:
     job: str
     file: str
     model: str
-    prompts: tuple[Prompt, ...]
+    """The one that is given, or the first of the axis."""
+    prompts: tuple[Prompt | Source, ...]
     matrix: Matrix
     variants: int
     generation: Generation
@@ -65,6 +56,10 @@ class Manifest:
     prices: PriceOverride
     verify: Literal["structure", "full"]
     output: str
+    keep: tuple[str, ...]
+    """Models whose pictures count as done."""
+    drafts: str | None
+    """The job that its tasks were chosen from."""
     notes: tuple[str, ...]
     """What a person should hear of before a run, each with file and line."""
     places: Mapping[str, tuple[int, int]]
@@ -73,7 +68,7 @@ class Manifest:
     @property
     def model_line(self) -> int:
         """The line to change when the model is gone."""
-        return self.places["model"][0]
+        return self.places.get("model", self.places.get("matrix", (1, 1)))[0]
 
 
 def parse(text: bytes | str, file: str, catalog: Catalog) -> Manifest:
@@ -88,31 +83,37 @@ def parse(text: bytes | str, file: str, catalog: Catalog) -> Manifest:
         raise ManifestError(file, [error.problem]) from None
     if not isinstance(root, Fields):
         raise ManifestError(file, [problem(root, f"expected a mapping with job, model and prompts, got {root}")])
-    model = _model(root, catalog)
-    values, more = ROOT.partial(root, Scope(catalog, model))
+    scope = Scope(catalog, _model(root, catalog))
+    values, more = ROOT.partial(root, scope)
     drafts, of_prompts = values.pop("prompts", ((), ()))
     problems += [*more, *of_prompts]
     matrix = values.setdefault("matrix", Matrix()) if _readable(root, "matrix", values) else None
-    prompts = tuple(_prompts(drafts, matrix, problems))
+    prompts = tuple(_prompts(drafts, matrix, file, problems))
+    if matrix is not None:
+        problems += _model_problems(root, matrix)
     if matrix is not None and "output" in values:
         problems += _output_problems(values["output"], matrix)
+    problems += _draft_problems(root, values)
     if problems:
         raise ManifestError(file, list(dict.fromkeys(problems)))
     return _manifest(file, root, prompts, values, catalog)
 
 
 def _manifest(
-    file: str, root: Fields, prompts: tuple[Prompt, ...], values: Mapping[str, Any], catalog: Catalog
+    file: str, root: Fields, prompts: tuple[Prompt | Source, ...], values: Mapping[str, Any], catalog: Catalog
 ) -> Manifest:
     """Everything put together, defaults filled in."""
     matrix: Matrix = values["matrix"]
     limits: GivenLimits = values.get("limits", GivenLimits())
     places = dict(_places(root))
     output: Located[str] | None = values.get("output")
+    named: Located[str] | None = values.get("model")
+    models = [named.value] if named else list(matrix.values("model"))
+    line, _ = places.get("model", places.get("matrix", (1, 1)))
     return Manifest(
         job=values["job"],
         file=file,
-        model=values["model"],
+        model=models[0],
         prompts=prompts,
         matrix=matrix,
         variants=values.get("variants", 1),
@@ -124,8 +125,11 @@ def _manifest(
         prices=values.get("prices", PriceOverride()),
         verify=values.get("verify", "structure"),
         output=output.value if output else default_output(matrix.names),
+        keep=values.get("keep", ()),
+        drafts=values.get("drafts"),
         notes=(
-            *_model_notes(values["model"], f"{file}:{places['model'][0]}", catalog),
+            *(note for model in models for note in _model_notes(model, f"{file}:{line}", catalog)),
+            *_keep_notes(file, values.get("keep", ()), catalog, places),
             *_limit_notes(file, limits.resolved(catalog), places),
             *_rule_notes(file, matrix, prompts),
         ),
@@ -134,9 +138,25 @@ def _manifest(
 
 
 def _model(root: Fields, catalog: Catalog) -> Model | None:
-    """The catalog's entry of the manifest's model, read first because it judges the rest."""
+    """The catalog's entry of the manifest's model, read first: it judges the rest. None where it is an axis."""
     named = [value for key, value in root.entries if key.text == "model"]
     return catalog.find(named[0].text) if named and isinstance(named[0], Scalar) else None
+
+
+def _model_problems(root: Fields, matrix: Matrix) -> Iterator[Problem]:
+    """One model for all, or an axis of models."""
+    named = [key for key, _ in root.entries if key.text == "model"]
+    if "model" in matrix.names and named:
+        yield problem(named[0], "the matrix has an axis 'model': leave this one out")
+    elif "model" not in matrix.names and not named:
+        yield problem(root, "missing field 'model'")
+
+
+def _draft_problems(root: Fields, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Drafts are another job's."""
+    if values.get("drafts") is not None and values.get("drafts") == values.get("job"):
+        place = next(value for key, value in root.entries if key.text == "drafts")
+        yield problem(place, "this job cannot be its own drafts: name the job that they were chosen from")
 
 
 def _readable(root: Fields, name: str, values: Mapping[str, Any]) -> bool:
@@ -151,19 +171,70 @@ def _places(root: Fields) -> Iterator[tuple[str, tuple[int, int]]]:
             yield from ((f"limits.{k.text}", (v.line, v.column)) for k, v in value.entries)
 
 
-def _prompts(drafts: Sequence[Draft], matrix: Matrix | None, problems: list[Problem]) -> Iterator[Prompt]:
+def _prompts(
+    drafts: Sequence[Draft | SourceDraft], matrix: Matrix | None, file: str, problems: list[Problem]
+) -> Iterator[Prompt | Source]:
     """The prompts with their ids and dimensions; what is wrong with them is added to `problems`."""
-    for draft, id_ in zip(drafts, _ids(drafts, problems), strict=True):
-        template = compile_template(draft.text.value) if draft.template else literal(draft.text.value)
-        node = draft.text.node
+    ids = iter(_ids([draft for draft in drafts if isinstance(draft, Draft)], problems))
+    for draft in drafts:
+        references = tuple(compile_template(one.value) for one in draft.references)
         dimensions: Dimensions = ()
         if matrix is not None:
-            problems += _template_problems(template, matrix.names, node)
             dimensions = _own_dimensions(draft, matrix, problems)
-        yield Prompt(id_, draft.text.value, template, dimensions, node.line, node.column)
+        if isinstance(draft, SourceDraft):
+            yield from _source(draft, dimensions, references, file, problems)
+            continue
+        template = _compiled(draft.text.value, draft)
+        node = draft.text.node
+        if matrix is not None:
+            problems += _template_problems(template, matrix.names, node, "prompt", ", or template: false")
+            for one, written in zip(references, draft.references, strict=True):
+                problems += _template_problems(one, matrix.names, written.node, "reference")
+        yield Prompt(
+            next(ids),
+            draft.text.value,
+            template,
+            dimensions,
+            node.line,
+            node.column,
+            references,
+            given_id=draft.id is not None,
+        )
 
 
-def _own_dimensions(draft: Draft, matrix: Matrix, problems: list[Problem]) -> Dimensions:
+def _source(
+    draft: SourceDraft,
+    dimensions: Dimensions,
+    references: tuple[Template, ...],
+    file: str,
+    problems: list[Problem],
+) -> Iterator[Source]:
+    name, node = draft.name.value, draft.name.node
+    kind = kind_of(name)
+    if kind is None:
+        problems.append(problem(node, f"expected a .csv, .tsv, .jsonl or .txt file, got {shortened(name)!r}"))
+        return
+    yield Source(
+        name,
+        str(PurePath(file).parent / name),
+        kind,
+        dimensions,
+        node.line,
+        node.column,
+        text=None if draft.text is None else draft.text.value,
+        template=draft.template,
+        references=references,
+        limit=draft.limit,
+        sample=draft.sample,
+        seed=draft.seed,
+    )
+
+
+def _compiled(text: str, draft: Draft | SourceDraft) -> Template:
+    return compile_template(text) if draft.template else literal(text)
+
+
+def _own_dimensions(draft: Draft | SourceDraft, matrix: Matrix, problems: list[Problem]) -> Dimensions:
     if draft.matrix is None:
         return matrix.dimensions
     try:
@@ -173,12 +244,14 @@ def _own_dimensions(draft: Draft, matrix: Matrix, problems: list[Problem]) -> Di
         return ()
 
 
-def _template_problems(template: Template, axes: Sequence[str], node: Node) -> Iterator[Problem]:
+def _template_problems(
+    template: Template, axes: Sequence[str], node: Node, what: str, otherwise: str = ""
+) -> Iterator[Problem]:
     for name in dict.fromkeys(template.names):
         if name not in axes:
             known = listed([f"{{{axis}}}" for axis in axes])
-            message = f"unknown axis {{{shortened(name)}}} in the prompt: expected {known}"
-            yield problem(node, f"{message}; write {{{{{shortened(name)}}}}} for the literal, or template: false")
+            message = f"unknown axis {{{shortened(name)}}} in the {what}: expected {known}"
+            yield problem(node, f"{message}; write {{{{{shortened(name)}}}}} for the literal{otherwise}")
 
 
 def _ids(drafts: Sequence[Draft], problems: list[Problem]) -> Iterator[str]:
@@ -229,6 +302,18 @@ def _model_notes(model: str, where: str, catalog: Catalog) -> Iterator[str]:
         yield f"{where}: model {model} is deprecated since {entry.deprecated}{_successors(entry, catalog)}"
 
 
+def _keep_notes(
+    file: str, keep: Sequence[str], catalog: Catalog, places: Mapping[str, tuple[int, int]]
+) -> Iterator[str]:
+    """Models to keep that may be misspelled: their pictures would be bought again."""
+    for model in keep:
+        if catalog.find(model) is None:
+            line, _ = places["keep"]
+            hint = guess(model, catalog.models).removeprefix(": ")
+            near = f" ({hint})" if "did you mean" in hint else ""
+            yield f"{file}:{line}: model {model} to keep is not in the catalog of {catalog.as_of}{near}"
+
+
 def _successors(entry: Model, catalog: Catalog) -> str:
     last = catalog.last_successor(entry.id)
     if last is None or entry.successor is None:
@@ -244,8 +329,10 @@ def _limit_notes(file: str, limits: Limits, places: Mapping[str, tuple[int, int]
         yield f"{file}:{line}: spent_usd_this_month counts towards nothing without spend_usd_per_month"
 
 
-def _rule_notes(file: str, matrix: Matrix, prompts: Sequence[Prompt]) -> Iterator[str]:
-    """Excludes and settings that match nothing."""
+def _rule_notes(file: str, matrix: Matrix, prompts: Sequence[Prompt | Source]) -> Iterator[str]:
+    """Excludes and settings that match nothing; rows of files may bring values that only reading them shows."""
+    if any(isinstance(one, Source) for one in prompts):
+        return
     # by identity: prompts without a matrix of their own share one value, and hashing it takes as long as it is
     grids = [_Grid(dimensions) for dimensions in {id(p.dimensions): p.dimensions for p in prompts}.values()]
     for rule in matrix.exclude:

@@ -7,7 +7,7 @@ Values that differ only in such characters meet on one path, which is an error a
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -126,8 +126,8 @@ def _cut(text: str, limit: int, origin: str) -> str:
     return data[: limit - 13].decode("utf-8", "ignore").rstrip("-. ") + "-" + digest
 
 
-def prompt_id(text: str) -> str:
-    """An id for a prompt that has none: its first words, and a short hash of its text."""
+def prompt_id(text: str, *, beside: Iterable[str] = ()) -> str:
+    """An id for a prompt that has none: its first words, and a short hash of its text and what is beside it."""
     words = "-".join(re.findall(r"\w+", text[:200].lower())[:6])[:50]
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    digest = hashlib.sha256("\0".join([text, *beside]).encode()).hexdigest()[:10]
     return f"{words}-{digest}" if words else digest

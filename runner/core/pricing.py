@@ -12,6 +12,7 @@ from runner.core.lifecycle import (
     Answer,
     AttemptState,
     Faulted,
+    FileGone,
     Interrupted,
     Invalid,
     Lost,
@@ -31,6 +32,9 @@ TEXT_ALLOWANCE = {"minimal": 1_500}
 TEXT_ALLOWANCE_OTHERWISE = 4_000
 """The same for every other level, and where the model decides for itself."""
 
+REFERENCE_TOKENS = 1_120
+"""Input tokens of a reference picture where the catalog has none: the largest number met (gemini-api.md §13.8)."""
+
 STANDARD_TIERS = frozenset({"", "standard", "unspecified", "default"})
 """Service tiers that cost what the lane costs (gemini-api.md §4.2)."""
 
@@ -47,10 +51,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The largest answers so far: text and thinking of a thinking level, image tokens of a size."""
+    """The largest answers so far: text and thinking of a thinking level, image tokens of a picture of a size."""
 
     text: int = 0
     image: int = 0
+    pictures: int = 1
+    """In one answer, of late."""
+    reference: int = 0
+    """Input tokens of one reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class Quote:
     image_tokens: int | None
     text_tokens: int
     input_tokens: int
+    pictures: int = 1
+    """How many pictures of an answer it covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +99,30 @@ class PriceSheet:
     """Tokens of one picture of a size that `image_tokens` does not list."""
     service_tiers: Mapping[str, Fraction] = field(default_factory=dict)
     """What an answer of another service tier costs, as a factor of `prices`."""
+    reference_tokens: int = REFERENCE_TOKENS
+    """Input tokens of one reference picture."""
 
     def picture_tokens(self, size: str) -> int | None:
         """Image tokens of one picture; None if not known."""
         return self.image_tokens.get(size, self.any_size_tokens)
 
-    def quote(self, *, size: str, thinking: str | None, input_bytes: int, seen: Seen) -> Quote:
+    def quote(
+        self, *, size: str, thinking: str | None, input_bytes: int, seen: Seen, references: int = 0
+    ) -> Quote:
         """The worst case (design §4.1): catalog tokens, or 1.25 x the largest seen where that is more.
 
-        A token is at least a byte of UTF-8, so bytes bound the input.
+        A token is at least a byte of UTF-8, so bytes bound the text of the input.
         """
         image = self.picture_tokens(size)
         if image is not None and seen.image > image:
             image = _raised(seen.image)
+        if image is not None:
+            image *= seen.pictures
         text = max(allowance(thinking), _raised(seen.text))
-        nanos = None if image is None else self.cost(Tokens(input_bytes, text, image))
-        return Quote(nanos, image, text, input_bytes)
+        each = self.reference_tokens if seen.reference <= self.reference_tokens else _raised(seen.reference)
+        tokens = input_bytes + references * each
+        nanos = None if image is None else self.cost(Tokens(tokens, text, image))
+        return Quote(nanos, image, text, tokens, seen.pictures)
 
     def cost(self, tokens: Tokens, tier: str | None = None) -> int | None:
         """Nano-dollars of what was billed, as the service tier that served it; part of one counts as a whole.
@@ -151,9 +169,10 @@ def sheet(
     tiers = {name: Fraction(factor) / Fraction(of_lane) for name, factor in factors.items()}
     merged = merged.scaled(of_lane)
     known = dict(model.image_tokens) if model is not None else {}
+    each = REFERENCE_TOKENS if model is None else model.reference_tokens or REFERENCE_TOKENS
     if isinstance(image_tokens, int):
-        return PriceSheet(merged, {}, image_tokens, tiers)
-    return PriceSheet(merged, {**known, **(image_tokens or {})}, None, tiers)
+        return PriceSheet(merged, {}, image_tokens, tiers, each)
+    return PriceSheet(merged, {**known, **(image_tokens or {})}, None, tiers, each)
 
 
 def allowance(thinking: str | None) -> int:
@@ -166,7 +185,7 @@ def settlement(outcome: Outcome, quote: Quote, price: PriceSheet, size: str) -> 
     match outcome:
         case Made() | Refused() | Unusable() | Unstored():
             return _answered(outcome.answer, quote, price, size)
-        case Throttled() | Parked() | Invalid() | Stopped() | Unreached():
+        case Throttled() | Parked() | Invalid() | FileGone() | Stopped() | Unreached():
             return _RELEASED
         case Faulted():
             return _held(quote) if outcome.billed_unknown else _RELEASED

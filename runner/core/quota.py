@@ -26,6 +26,14 @@ PACE = 1.25
 """Runs together may go so much faster than their limit, to make up for what was not sent in time. A window that is
 emptied as evenly as this holds nearly all that its limit allows."""
 
+LEAVES_WITHIN_S = 120.0
+"""What was claimed so long ago has left, or never will: half a minute each to write the claim, to be given a
+connection, to connect, and to spare. Only the run that claimed it could say when, and it may have died: until it says
+so, the request counts as sent at the last moment at which it may have been."""
+
+LANDED_S = 600.0
+"""A request that was claimed so long ago has landed by now, or its run has died."""
+
 MOST_AT_ONCE = 100
 """Runs together may claim a hundredth of a minute's requests at once, and no more than so many."""
 
@@ -38,15 +46,15 @@ class Facts:
 
     id: int
     model: str
+    claimed_at: float
+    """Runs take turns by it, and what has not left long after never will; see `LEAVES_WITHIN_S`."""
     sent_at: float | None
-    """None while it may leave at any moment; see `gone`."""
+    """None while nobody has said that it left."""
     running: bool
     need: Need
     """What it counts, at worst until it is answered."""
     declined: bool = False
     """A 429: the provider had no room for it."""
-    claimed_at: float = 0.0
-    """Runs take turns by it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +64,11 @@ class Send:
     id: int
     model: str
     need: Need
-    at: float | None
+    claimed_at: float
+    at: float | None = None
+    """When it left; None while it may at any moment."""
+    presumed: bool = False
+    """`at` is the last moment at which it may have left: nobody has said when."""
     declined: bool = False
     windows: list["Rolling"] = field(default_factory=list)
     """Those that count it now."""
@@ -102,6 +114,12 @@ class Rolling:
         self._sends.insert(place, send)
         self.totals.add(send.need)
         send.windows.append(self)
+
+    def drop(self, send: Send) -> None:
+        """No longer count a send of the window."""
+        self._sends.remove(send)
+        self.totals.add(send.need, -1)
+        send.windows.remove(self)
 
     def advance(self, now: float) -> None:
         """Forget what has left the window."""
@@ -151,6 +169,9 @@ class QuotaLog:
         self._open: dict[int, Send] = {}
         """Attempts that may still change, by id."""
         self._unsent: defaultdict[str, Totals] = defaultdict(Totals)
+        """What may leave at any moment, by model."""
+        self._leaving: dict[int, Send] = {}
+        """The same one by one, in the order of `show`."""
         self._claims: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_AT_ONCE))
         """The latest, by model."""
         before = before or Calendar()
@@ -168,8 +189,9 @@ class QuotaLog:
         if facts.need != send.need:
             self._reweigh(send, facts.need)
         send.declined = facts.declined
+        if send.presumed and (facts.sent_at is not None or not facts.running):
+            self._take_back(send)
         if send.at is None and facts.sent_at is not None:
-            self._unsent[send.model].add(send.need, -1)
             self._leaves(send, facts.sent_at)
         if not facts.running:
             self._close(send)
@@ -180,16 +202,27 @@ class QuotaLog:
         if facts.sent_at is not None and not facts.running and facts.sent_at + KEPT_S <= self._now:
             self.stale = True  # booked anew long after its end: the month's sum may be another
             return
-        send = Send(facts.id, facts.model, facts.need, None, facts.declined)
+        ahead = facts.claimed_at > self._now + AHEAD_S
+        send = Send(facts.id, facts.model, facts.need, self._now if ahead else facts.claimed_at)
+        send.declined = facts.declined
         self._claims[facts.model].append(facts.claimed_at)
         if facts.running:
             self._open[facts.id] = send
-        if facts.sent_at is None:
-            self._unsent[send.model].add(send.need)
-        else:
+        self._may_leave(send)
+        if facts.sent_at is not None:
             self._leaves(send, facts.sent_at)
 
+    def _may_leave(self, send: Send) -> None:
+        send.at = None
+        self._leaving[send.id] = send
+        self._unsent[send.model].add(send.need)
+
+    def _leaves_no_more(self, send: Send) -> None:
+        del self._leaving[send.id]
+        self._unsent[send.model].add(send.need, -1)
+
     def _leaves(self, send: Send, at: float) -> None:
+        self._leaves_no_more(send)
         send.at = at if at <= self._now + AHEAD_S else self._now
         self._recent.add(send)
         self._minutes[send.model].add(send)
@@ -197,6 +230,24 @@ class QuotaLog:
             self._day[send.model] += 1
         if send.at >= self._month_start:
             self._month_nanos += send.need.nanos
+
+    def _take_back(self, send: Send) -> None:
+        """It did not leave when it was presumed to have."""
+        for window in list(send.windows):
+            window.drop(send)
+        if _at(send) >= self._day_start:
+            self._day[send.model] -= 1
+        if _at(send) >= self._month_start:
+            self._month_nanos -= send.need.nanos
+        send.presumed = False
+        self._may_leave(send)
+
+    def _presume(self) -> None:
+        """What can leave no more has left at the last moment at which it could."""
+        late = [send for send in self._leaving.values() if send.claimed_at + LEAVES_WITHIN_S <= self._now]
+        for send in late:
+            send.presumed = True
+            self._leaves(send, send.claimed_at + LEAVES_WITHIN_S)
 
     def _reweigh(self, send: Send, need: Need) -> None:
         if send.at is None:
@@ -212,14 +263,17 @@ class QuotaLog:
     def _close(self, send: Send) -> None:
         del self._open[send.id]
         if send.at is None:
-            self._unsent[send.model].add(send.need, -1)
+            self._leaves_no_more(send)
 
     def advance(self, now: float) -> None:
         """Move to `now`; windows and the calendar forget."""
         if now < self._now - AHEAD_S:  # what was sent must not count for hours
             for send in self._recent:
                 send.at = min(_at(send), now)
+            for send in self._open.values():
+                send.claimed_at = min(send.claimed_at, now)
         self._now = now
+        self._presume()
         self.stale = self.stale or now < self._day_start  # what that day held is no longer here
         if now >= self._day_turns or now < self._day_start:
             self._day_start, self._day_turns = day_start(now), day_turns(now)
@@ -294,8 +348,9 @@ class QuotaLog:
         return self._minutes[model].totals.requests + self._unsent[model].requests
 
     def in_flight(self, model: str) -> int:
-        """Requests to `model` that have not been answered."""
-        return sum(1 for send in self._open.values() if send.model == model)
+        """Requests to `model` that have not been answered and may still be."""
+        since = self._now - LANDED_S
+        return sum(1 for send in self._open.values() if send.model == model and send.claimed_at > since)
 
     def recent(self) -> list[tuple[float, str, Need]]:
         """(instant, model, need) of what counts in the last ten minutes, oldest first."""

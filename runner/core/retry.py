@@ -5,6 +5,7 @@ from typing import Literal, assert_never
 
 from runner.core.lifecycle import (
     Faulted,
+    FileGone,
     Interrupted,
     Invalid,
     Lost,
@@ -108,6 +109,8 @@ def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> 
             return _tried(f"http_{outcome.status}", outcome.message, used, policy, jitter)
         case Invalid():
             return Move(State.FAILED, None, "try", "invalid", f"HTTP {outcome.status}: {outcome.message}")
+        case FileGone():  # it is uploaded anew before the next try
+            return _tried("file_gone", outcome.message, used, policy, 0.0)
         case Lost():
             if outcome.reason == "crashed":  # our own death is not the task's fault
                 return _again(outcome.reason, outcome.cause)

@@ -230,19 +230,6 @@ class Choice(Kind[str]):
 
 
 @dataclass(frozen=True)
-class Later(Kind[Any]):
-    """A field whose name is taken and whose meaning this release does not have."""
-
-    name: str
-
-    def read(self, node: Node, _scope: Scope) -> Any:
-        raise wrong(node, f"{self.name!r} comes in a later release")
-
-    def schema(self, _catalog: Catalog) -> Schema:
-        return {"not": {}}
-
-
-@dataclass(frozen=True)
 class ListOf(Kind[tuple[T, ...]]):
     """A list of at least one value; with `single`, a lone value is a list of one."""
 
@@ -318,9 +305,7 @@ class Record(Kind[T]):
                 message = f"unknown field {shortened(key.text)!r}{guess(key.text, self.fields)}"
                 problems.append(problem(key, message))
             else:
-                # the name is the place of what is wrong with a field as such
-                place = key if isinstance(known.kind, Later) else value
-                values[key.text] = collect(known.kind, place, scope, problems)
+                values[key.text] = collect(known.kind, value, scope, problems)
         given = {key.text for key, _ in entries(node)}
         problems += [
             problem(node, f"missing field {name!r}")

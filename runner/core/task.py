@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from runner.core.reference import Part, Reference
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -35,6 +37,14 @@ class TaskSpec:
     """Where its picture goes: path below the output root, `/` between segments, without `.{ext}`."""
     position: int
     """Place in the order of buying, from 0."""
+    references: tuple[Reference, ...] = ()
+    """Pictures that go with the prompt, in their order."""
+    occurrence: int = 1
+    """Which one it is among the equal requests of the job."""
+    before: tuple[Recipe, ...] = ()
+    """What its recipe was with the models that the manifest keeps: a picture bought so counts as this one."""
+    draft: str | None = None
+    """Key of the task, of the job that the manifest names in `drafts`, which this one was chosen for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +66,5 @@ class Assignment:
     """Width and height the catalog expects; None for an unknown model."""
     image_tokens: int | None
     """Catalog tokens of one picture; None if unknown."""
+    references: tuple[Part, ...] = ()
+    """What is sent after the text."""

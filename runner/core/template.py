@@ -23,6 +23,21 @@ class Template:
         """The names it needs, in order, repetitions included."""
         return self.parts[1::2]
 
+    @property
+    def written(self) -> str:
+        """The text, names in single braces."""
+        return "".join(f"{{{part}}}" if i % 2 else part for i, part in enumerate(self.parts))
+
+    def given(self, values: Mapping[str, str]) -> "Template":
+        """The template with those names replaced that have a value here; the others stay."""
+        parts = [self.parts[0]]
+        for name, after in zip(self.parts[1::2], self.parts[2::2], strict=True):
+            if name in values:
+                parts[-1] += values[name] + after
+            else:
+                parts += [name, after]
+        return Template(tuple(parts))
+
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with every name replaced by its value; KeyError for a name without one."""
         if len(self.parts) == 1:

@@ -10,6 +10,7 @@ import anyio
 
 from runner.core.catalog import Model
 from runner.core.lifecycle import Outcome, Pictured
+from runner.core.reference import Part
 from runner.core.task import Assignment
 from runner.engine.ports import ImageStore, Provider
 from runner.ledger import Claimed
@@ -31,7 +32,7 @@ async def execute(
         return outcome
 
 
-def assignment(job: str, attempt: Claimed, model: Model | None) -> Assignment:
+def assignment(job: str, attempt: Claimed, model: Model | None, references: tuple[Part, ...] = ()) -> Assignment:
     """The final request of an attempt; `model` is the catalog's entry, None for an id it does not know."""
     return Assignment(
         token=attempt.token,
@@ -45,4 +46,5 @@ def assignment(job: str, attempt: Claimed, model: Model | None) -> Assignment:
         stem=attempt.stem,
         pixels=None if model is None else model.pixels.get((attempt.size, attempt.aspect)),
         image_tokens=None if model is None else model.image_tokens.get(attempt.size),
+        references=references,
     )

@@ -1,541 +1,125 @@
-"""Runs a job: claims when a request may leave, executes, settles. All waiting happens before the claim.
+"""Runs a job: a lane for each of its models, and what they share.
 
-There is one claiming coroutine and one coroutine per request in flight. A single claimer keeps pacing exact (a
-permission is used before the next is given) and leaves nothing waiting with a task in its hands.
+`lane` is where tasks are claimed, sent and settled. Here is what goes on beside that, and how a run that is
+told to leave lets what is in flight, and already being paid for, land.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Literal
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
-from anyio.abc import TaskGroup
 
-from runner.core.budget import Cap, dollars, fits
-from runner.core.calendar import day_turns, month_turns
-from runner.core.catalog import Model
-from runner.core.errors import LocalFailureError, RunnerError
-from runner.core.learning import Belief
-from runner.core.lifecycle import (
-    AttemptState,
-    Faulted,
-    Interrupted,
-    Lost,
-    Made,
-    Outcome,
-    Parked,
-    Refused,
-    State,
-    Stopped,
-    Throttled,
-    Unreached,
-    Unstored,
-    Unusable,
-)
-from runner.core.limits import Binding, Need
-from runner.core.pricing import PriceSheet, Settlement, settlement
-from runner.core.retry import CEILING_S, Move, RetryPolicy, Tries, decide
-from runner.core.task import Assignment
-from runner.engine.execute import assignment, execute
-from runner.engine.gate import TICK_S, Gate, Shut
-from runner.engine.limiter import Smoother, pace_of
-from runner.engine.outlook import Measured, outlook
-from runner.engine.ports import Clock, ImageStore, Provider
-from runner.engine.why import Why
-from runner.ledger import (
-    Claim,
-    Claimed,
-    Closed,
-    Closing,
-    Empty,
-    Held,
-    Ledger,
-    Lesson,
-    OverBudget,
-    Pulse,
-    Room,
-    Waiting,
-    Wish,
-)
+from runner.core.reference import Reference
+from runner.engine.lane import Ended, Lane, Terms
+from runner.engine.ports import Clock, ImageStore, NoReferences, Provider, References, Unsendable
+from runner.engine.shared import Ending, Halt, Shared
+from runner.ledger import Ledger, Pulse
+
+__all__ = ["Ended", "Ending", "Halt", "Pool", "Terms"]
 
 log = logging.getLogger("bulkrender")
 
-LOOK_AGAIN_S = 900.0
-BEAT_S = 1.0
-"""A run says what holds it back so often at most."""
-SETTLED_S = 6.0
-RARER = 0.1
-AT_LEAST_EVERY_S = 600.0
-"""Once the answer is settled only the forecast without it moves: it is said again after a tenth of the time."""
-
-ASIDE_S = CEILING_S
-"""In an outage a task that met a fault stands aside so long: if it is the task after all, the next request, with
-another one, shows it."""
-
-Halt = Literal["budget", "provider", "local", "interrupted"]
-RANK: dict[Halt, int] = {"interrupted": 0, "local": 1, "provider": 2, "budget": 3}
-"""Which halt a run reports when several apply."""
+AHEAD = 16
+"""Tasks whose references are made ready before it is their turn."""
+AHEAD_BYTES = 64 * 2**20
+"""Of them all."""
+AHEAD_EVERY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a run of one job is held to."""
+class Pool(Shared[Ended]):
+    """One run of one job. `drain` is called once.
 
-    job: str
-    model: Model | None
-    wish: Wish
-    """Where it sends and the limits there."""
-    sheet: PriceSheet
-    cap: Cap
-    retry: RetryPolicy
-    picture_bytes: int
-    """Room that the largest picture of the job may need."""
-    likely: Need = field(default_factory=Need)
-    """What a usual request takes."""
-    weigh: Callable[[str, str], int] = lambda _size, _aspect: 0
-    """Bytes that the answer to a size and an aspect may have."""
-    wait: bool = False
-    """Sleep through a daily limit instead of stopping."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One attempt ended: told to whoever watches the run."""
-
-    attempt: Claimed
-    outcome: Outcome
-    settlement: Settlement
-    move: Move
-    latency_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why claiming stopped; `halted` is None when nothing was left to claim."""
-
-    halted: Halt | None = None
-    reason: str | None = None
-
-
-class Pool:
-    """One run of one job. `drain` is called once."""
+    `terms` are those of its model, or of each: what concerns the job as a whole is the same in all of them.
+    """
 
     def __init__(
         self,
-        terms: Terms,
+        terms: Terms | Sequence[Terms],
         ledger: Ledger,
         provider: Provider,
         store: ImageStore,
         clock: Clock,
         *,
         new_token: Callable[[], str],
+        references: References | None = None,
         watch: Callable[[Ended], None] = lambda _: None,
     ) -> None:
-        self.terms = terms
-        self.gate = Gate(clock)
-        self.why = Why(clock)
-        self.smoother = Smoother(clock)
-        self.smoother.pace(pace_of(terms.wish.limits, None, clock.utc()))
-        self.measured = Measured(terms.likely)
-        self.in_flight = 0
-        self.bytes_in_flight = 0
-        self.ending = Ending()
-        self.pulse: Pulse | None = None
-        """What was last said of this run."""
-        self._ledger, self._provider, self._store, self._clock = ledger, provider, store, clock
-        self._new_token, self._watch = new_token, watch
-        self._claiming = anyio.CancelScope()
-        self._beating = anyio.CancelScope()
-        self._changed = anyio.Event()
-        self._changes = 0
-        self._blocked: str | None = None
-        self._leave: set[str] = set()
-        """Attempts that stay `running` in the ledger: the next run mends them from the disk."""
-        self._burnt: list[tuple[Claimed, float]] = []
-        """Attempts that used up a try on a fault, and when, since the last request left that was answered well: an
-        outage may have been their end."""
-        self._sent_at: dict[str, float] = {}
-        self._growing = terms.wish.limits.rpm is None
-        """Whether successes still teach something of the rate."""
-        self._said: Belief | None = None
-        """The belief that was last logged."""
-        self._crew: TaskGroup
+        of_models = [terms] if isinstance(terms, Terms) else list(terms)
+        super().__init__(
+            ledger,
+            provider,
+            store,
+            new_token=new_token,
+            references=references,
+            watch=watch,
+            concurrency=of_models[0].wish.limits.concurrency,
+        )
+        self.lanes = tuple(Lane(self, one, clock) for one in of_models)
+        self._clock, self._job = clock, of_models[0].job
+        self._beside = anyio.CancelScope()
+
+    @property
+    def pulse(self) -> Pulse | None:
+        """What was last said of the lane that will be done last."""
+        said = [lane.pulse for lane in self.lanes if lane.pulse is not None]
+        return max(said, key=lambda one: (one.finish_at is None, one.finish_at or 0.0), default=None)
 
     async def drain(self) -> Ending:
         """Claim until done, halted or interrupted; then let what is in flight land."""
         async with anyio.create_task_group() as beside:
-            beside.start_soon(self._tell)
-            async with anyio.create_task_group() as self._crew:
+            beside.start_soon(self._accompany)
+            async with anyio.create_task_group() as self.crew:
                 with self._claiming:
-                    await self._claim_until_done()
-                self.why.waits(None)
-            self._beating.cancel()
+                    await self._claim_all()
+                for lane in self.lanes:
+                    lane.why.waits(None)
+            self._beside.cancel()
+        if self.ending.halted is None and self._parked is not None:
+            self.ending = Ending("provider", self._parked)
         return self.ending
+
+    async def _claim_all(self) -> None:
+        if len(self.lanes) == 1:
+            await self.lanes[0].claim_until_done()
+            return
+        async with anyio.create_task_group() as lanes:
+            for lane in self.lanes:
+                lanes.start_soon(lane.claim_until_done)
+
+    async def _accompany(self) -> None:
+        """What goes on beside the claims until the last request has landed."""
+        with self._beside:
+            async with anyio.create_task_group() as beside:
+                for lane in self.lanes:
+                    beside.start_soon(lane.tell)
+                if not isinstance(self.references, NoReferences):
+                    beside.start_soon(self._read_ahead)
+
+    async def _read_ahead(self) -> None:
+        """Make the references of the next tasks ready, so that a claim rarely waits for them."""
+        while True:
+            sets = await anyio.to_thread.run_sync(self.ledger.reader.coming_references, self._job, AHEAD)
+            seen, left = self.changes, AHEAD_BYTES
+            async with anyio.create_task_group() as reading:
+                for wanted in sets:
+                    left -= sum(one.bytes for one in wanted)
+                    if left > 0:
+                        reading.start_soon(self._prepare, wanted)
+            await self._clock.sleep(AHEAD_EVERY_S)
+            if seen == self.changes:
+                await self.changed.wait()
+
+    async def _prepare(self, wanted: Sequence[Reference]) -> None:
+        with suppress(Unsendable):  # the claim of the task that needs them says it
+            await self.references.prepare(wanted)
 
     def interrupt(self) -> None:
         """Stop claiming; what is in flight, and already being paid for, lands."""
         self.stop("interrupted", "a signal; run again to resume")
-        self._store.stop_waiting()
+        self.store.stop_waiting()
 
     def abandon(self) -> None:
         """Leave what is in flight: it is booked as unknown."""
-        self._crew.cancel_scope.cancel("the grace period is over")
-
-    def stop(self, halt: Halt, reason: str) -> None:
-        """Claim no more, for this reason; of several the gravest is reported."""
-        if self.ending.halted is None or RANK[halt] < RANK[self.ending.halted]:
-            self.ending = Ending(halt, reason)
-            log.warning("stopping (%s): %s", halt, reason)
-        self._claiming.cancel()
-
-    def blocked(self, cause: str | None) -> None:
-        """Storage cannot write what has arrived (`cause`), or can again (None): nothing is claimed meanwhile."""
-        if cause is not None and self._blocked is None:
-            log.warning("pictures wait in memory: %s", cause)
-        self._blocked = cause
-        self._change()
-
-    async def _claim_until_done(self) -> None:
-        while True:
-            await self._clear_to_send()
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            seen = self._changes
-            with anyio.CancelScope(shield=True):  # a claim that commits is always launched
-                try:
-                    claim = await self._claim()
-                except LocalFailureError as error:
-                    return self.stop("local", str(error))
-                if isinstance(claim, Claimed):
-                    self._launch(claim)
-            if isinstance(claim, Claimed) or (seen != self._changes and not isinstance(claim, Held | Closed)):
-                continue  # launched; or something landed while the ledger answered: its answer is old
-            match claim:
-                case OverBudget() if not self.in_flight:
-                    return self.stop("budget", _does_not_fit(claim))
-                case Empty() if not self.in_flight:
-                    return None
-                case Held(binds="day" | "month") | Closed(parked=True) if not (
-                    self.in_flight or self._sleeps(claim)
-                ):
-                    return self.stop("provider", self._come_back(claim))
-            await self._pause(claim, seen)
-
-    async def _claim(self) -> Claim:
-        terms, most = self.terms, self.terms.wish.limits.bytes_in_flight
-        # one may always go: an answer larger than the limit must come through as well
-        left = None if most is None or not self.in_flight else most - self.bytes_in_flight
-        return await self._ledger.claim(
-            terms.job,
-            now=self._clock.utc(),
-            sheet=terms.sheet,
-            cap=terms.cap,
-            token=self._new_token(),
-            wish=terms.wish,
-            room=Room(left, terms.weigh),
-        )
-
-    async def _clear_to_send(self) -> None:
-        """Return when nothing but the ledger stands between a task and its request."""
-        limits = self.terms.wish.limits
-        while True:
-            room = await self._store.has_room(self.in_flight + 1, self.terms.picture_bytes)
-            if self._blocked is not None or not room:
-                self.why.waits("room", self._blocked or "no room for another picture")
-                if not room and not self.in_flight:
-                    return self.stop("local", self._no_room())
-                await self._changed.wait()
-            elif limits.concurrency is not None and self.in_flight >= limits.concurrency:
-                self.why.waits("concurrency", f"{limits.concurrency} requests in flight at most")
-                await self._changed.wait()
-            elif not self.gate.admits():
-                self.why.waits(Closed(self.gate.reason, 0.0).binds, f"{self.gate.reason}: {self.gate.said}")
-                await self._wait_for_the_gate()
-            elif self.smoother.due:
-                return None
-            else:
-                which: Binding = "requests" if limits.ipm is None or limits.rpm == self.smoother.rpm else "images"
-                self.why.waits(which, f"{self.smoother.rpm} a minute")
-                await self.smoother.turn()
-
-    def _no_room(self) -> str:
-        return (
-            "the output has no room for another picture: the largest of this job may need "
-            f"{-(-self.terms.picture_bytes // 2**20)} MB, and 64 MB stay free; free some space and run again"
-        )
-
-    async def _wait_for_the_gate(self) -> None:
-        """Wait, but not past the time after which trouble without one success stops the run."""
-        patience_s = self.gate.patience_s()
-        if self.in_flight or self.gate.closed_for_s() < patience_s:
-            await self.gate.wait()
-            return
-        with anyio.move_on_after(max(0.0, patience_s)):
-            await self.gate.wait()
-            return
-        self._out_of_patience()
-        await anyio.lowlevel.checkpoint_if_cancelled()
-
-    def _out_of_patience(self) -> None:
-        self.stop("provider", f"half an hour without one success ({self.gate.reason}: {self.gate.said})")
-
-    async def _pause(self, claim: Claim, seen: int) -> None:
-        """Wait until something lands, or the time that the ledger named has come."""
-        until: float | None = None
-        match claim:
-            case Waiting():
-                until = claim.next_due
-                if self.gate.outage:  # every task that is left stands aside
-                    self.why.waits("outage", f"{self.gate.reason}: {self.gate.said}")
-                else:
-                    self.why.waits("retries", "retries that are not due yet")
-            case OverBudget():
-                self.why.waits("budget", _does_not_fit(claim))
-            case Held():
-                until = claim.until
-                self.why.waits(claim.binds, _limit_in_words(claim))
-            case Closed():
-                until = claim.until
-                self.why.waits(claim.binds, f"{claim.reason}: {claim.said}")
-        if seen != self._changes:
-            return
-        # the loop's clock does not count a machine's sleep: the calendar is looked at now and then
-        wait_s = None if until is None else min(LOOK_AGAIN_S, max(TICK_S, until - self._clock.utc()))
-        with anyio.move_on_after(wait_s):
-            await self._changed.wait()
-
-    def _sleeps(self, claim: Held | Closed) -> bool:
-        """Whether the run waits for the calendar to turn: for the day if it was asked to, never for the month."""
-        return self.terms.wait and claim.binds == "day"
-
-    def _come_back(self, claim: Held | Closed) -> str:
-        what = _limit_in_words(claim) if isinstance(claim, Held) else f"{claim.reason}: {claim.said}"
-        when = datetime.fromtimestamp(claim.until or 0.0, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return f"{what}; run again after {when}" + (", or with --wait" if claim.binds == "day" else "")
-
-    def _launch(self, attempt: Claimed) -> None:
-        self.smoother.used()
-        self.why.waits(None)
-        self.in_flight += 1
-        self.bytes_in_flight += self.terms.weigh(attempt.size, attempt.aspect)
-        self._crew.start_soon(self._run_one, attempt, self.gate.enter())
-
-    async def _run_one(self, attempt: Claimed, epoch: int) -> None:
-        task = assignment(self.terms.job, attempt, self.terms.model)
-        started = self._clock.now()
-        outcome: Outcome = Interrupted(left=True)
-        log.info("> %s %s %s %s attempt %d", task.stem, task.size, task.aspect, task.token[:8], attempt.number)
-        try:
-            outcome = await execute(task, self._provider, self._store, lambda: self._left(attempt))
-        except Exception as bug:
-            self._store.stop_waiting()
-            self.stop("local", f"a bug: {type(bug).__name__}: {bug}")
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):  # from here to the ledger nothing may be lost
-                if isinstance(outcome, Unstored):
-                    outcome = await self._last_look(task, outcome)
-                await self._settle(attempt, epoch, outcome, self._clock.now() - started)
-
-    def _left(self, attempt: Claimed) -> None:
-        """It is being written to the wire: quotas are judged now."""
-        self._sent_at[attempt.token] = at = self._clock.utc()
-        self._ledger.left(attempt.token, at=at)
-
-    async def _last_look(self, task: Assignment, outcome: Unstored) -> Outcome:
-        """What was given up may be whole on disk all the same, but for its last step: then it is kept."""
-        try:
-            found = await anyio.to_thread.run_sync(self._store.adopt, task)
-        except RunnerError as error:
-            log.warning("%s: left to the next run (%s)", task.stem, error)
-            self._leave.add(task.token)
-            return outcome
-        return found or outcome
-
-    async def _settle(self, attempt: Claimed, epoch: int, outcome: Outcome, latency_s: float) -> None:
-        settled = settlement(outcome, attempt.quote, self.terms.sheet, attempt.size)
-        shut = self.gate.report(epoch, outcome, fresh=attempt.number == 1)
-        move = self._move(attempt, epoch, outcome, held=settled.state is AttemptState.UNKNOWN)
-        sent_at = self._sent_at.pop(attempt.token, attempt.started_at)
-        try:
-            if attempt.token not in self._leave:
-                await self._ledger.settle(
-                    attempt, outcome, settled, move, now=self._clock.utc(), latency_s=latency_s
-                )
-            await self._forgive(attempt, outcome, move, sent_at)
-            await self._learn(outcome, shut, sent_at)
-        except LocalFailureError as error:
-            self.stop("local", str(error))
-        log.info("< %s %s %s %s", attempt.stem, type(outcome).__name__.lower(), move.reason, move.error)
-        self.in_flight -= 1
-        self.bytes_in_flight -= self.terms.weigh(attempt.size, attempt.aspect)
-        if (
-            isinstance(outcome, Made) or move.counts is not None
-        ):  # what an outage burns says nothing of other times
-            self.measured.answered(latency_s, success=isinstance(outcome, Made), nanos=settled.nanos)
-        self._heed(outcome)
-        self._change()
-        self._watch(Ended(attempt, outcome, settled, move, latency_s))
-
-    def _move(self, attempt: Claimed, epoch: int, outcome: Outcome, *, held: bool) -> Move:
-        outage = self.gate.blames_an_outage(epoch)
-        used = Tries(attempt.tries, attempt.refused_tries)
-        jitter = self._clock.jitter()
-        move = decide(outcome, used, self.terms.retry, jitter=jitter, held=held, outage=outage)
-        if outage and isinstance(outcome, Faulted | Lost) and move.state is State.QUEUED:
-            return replace(move, due_in_s=ASIDE_S)
-        return move
-
-    async def _forgive(self, attempt: Claimed, outcome: Outcome, move: Move, sent_at: float) -> None:
-        """Give back, once the circuit is open, the tries that the first faults of an outage cost."""
-        if isinstance(outcome, Made):
-            self._burnt = [(burnt, at) for burnt, at in self._burnt if at > sent_at]
-        if not isinstance(outcome, Faulted | Lost):
-            return
-        if move.counts == "try" and move.reason != "unknown_held":
-            self._burnt.append((attempt, self._clock.utc()))
-        if self.gate.outage and self._burnt:
-            burnt, self._burnt = [one for one, _ in self._burnt], []
-            given = await self._ledger.forgive(self.terms.job, burnt, now=self._clock.utc())
-            log.warning("an outage (%s); %d tasks get back the tries it cost them", self.gate.said, given)
-
-    async def _learn(self, outcome: Outcome, shut: Shut | None, sent_at: float) -> None:
-        """Tell the ledger what the outcome says of the model's limits: all runs heed it."""
-        lesson = self._lesson(outcome, shut, sent_at)
-        if lesson is None:
-            return
-        belief = await self._ledger.learn(self.terms.wish, lesson, now=self._clock.utc())
-        self._heed_belief(belief)
-
-    def _lesson(self, outcome: Outcome, shut: Shut | None, sent_at: float) -> Lesson | None:
-        now = self._clock.utc()
-        closing = None
-        if shut is not None:
-            whole = shut.reason == "spend_window"
-            closing = Closing(shut.reason, now + shut.for_s, shut.said, whole_endpoint=whole)
-        match outcome:
-            case Parked():
-                turns = day_turns(now) if outcome.reason == "day" else month_turns(now)
-                until = max(turns, now + (outcome.retry_after_s or 0.0))
-                closing = Closing(outcome.reason, until, outcome.message, whole_endpoint=outcome.reason == "month")
-                return Lesson(sent_at, named=outcome.named, closing=closing)
-            case Throttled():
-                return Lesson(sent_at, False, _blames_the_rate(outcome), outcome.named, closing)
-            case Made() | Refused() | Unusable() if self._growing:  # whatever it says, there was room for it
-                return Lesson(sent_at, succeeded=True)
-        return None if closing is None else Lesson(sent_at, closing=closing)
-
-    def _heed_belief(self, belief: Belief | None) -> None:
-        if belief is not None:
-            self._growing = not belief.found
-            if self.terms.wish.limits.rpm is None or belief.found:
-                self._say(belief)
-        self.smoother.pace(pace_of(self.terms.wish.limits, belief, self._clock.utc()))
-
-    def _say(self, belief: Belief) -> None:
-        """Log what is believed when it changes; while it grows, when it has doubled."""
-        said = self._said
-        grown = said is None or belief.ceiling >= 2 * said.ceiling
-        changed = said is None or (belief.ceiling, belief.named) != (said.ceiling, said.named) or not said.found
-        if grown or (belief.found and changed):
-            self._said = belief
-            log.info("%s: %s; %s", self.terms.wish.model, belief.words(), belief.cause())
-
-    def _heed(self, outcome: Outcome) -> None:
-        """What an outcome means for the run as a whole."""
-        match outcome:
-            case Stopped():
-                self.stop("provider", outcome.message)
-            case Unstored():
-                self.stop("local", f"a picture could not be stored: {outcome.cause}")
-            case Throttled() | Unreached() | Faulted() | Lost():
-                if self.gate.patience_s() <= 0 and (self.gate.outage or not isinstance(outcome, Faulted | Lost)):
-                    self._out_of_patience()
-
-    async def _tell(self) -> None:
-        """Say what holds the run back, to all who look, whenever it may have changed."""
-        with self._beating:
-            while True:
-                with suppress(LocalFailureError):  # the next claim says it
-                    await self._beat()
-                await self._clock.sleep(BEAT_S)
-                if (stands_s := self.why.stands_s) > SETTLED_S:
-                    with anyio.move_on_after(min(AT_LEAST_EVERY_S, RARER * stands_s)):
-                        await self._changed.wait()
-
-    async def _beat(self) -> None:
-        now, binds = self._clock.utc(), self.why.binds()
-        wish = self.terms.wish
-        standing = await self._ledger.beat(self.terms.job, wish, self.pulse, now=now)
-        self._heed_belief(standing.belief)
-        finish_at, without_at = outlook(
-            standing, self.measured, wish.model, binds, in_flight=self.in_flight, now=now
-        )
-        since = self.pulse.since if self.pulse is not None and self.pulse.binds == binds else now
-        believed = standing.belief if wish.limits.rpm is None or (standing.belief or Belief()).found else None
-        self.pulse = Pulse(
-            binds=binds,
-            said=self.why.said(binds),
-            since=since,
-            finish_at=finish_at,
-            finish_without_at=without_at,
-            rpm=standing.limits.rpm,
-            belief="" if believed is None else believed.words(),
-            at=now,
-        )
-        await self._ledger.beat(self.terms.job, wish, self.pulse, now=now)
-
-    def _change(self) -> None:
-        self._changes += 1
-        self._changed.set()
-        self._changed = anyio.Event()
-
-
-def _does_not_fit(claim: OverBudget) -> str:
-    """Which cap the next task would pass, and by what."""
-    quote, spend, cap = claim.quote, claim.spend, claim.cap
-    whose = "the cap" if claim.account is None else f"account {claim.account}'s cap"
-    binding = []
-    if not fits(spend, Cap(nanos=cap.nanos), quote):
-        worst = "an unknown price" if quote.nanos is None else f"${dollars(quote.nanos)}"
-        binding.append(
-            f"{worst} on top of ${dollars(spend.held)} would pass {whose} of ${dollars(cap.nanos or 0)}"
-        )
-    if not fits(spend, Cap(image_tokens=cap.image_tokens), quote):
-        tokens = f"{quote.image_tokens} image tokens on top of {spend.held_image_tokens}"
-        binding.append(f"{tokens} would pass {whose} of {cap.image_tokens}")
-    return f"the next task ({claim.stem}) at worst: {'; '.join(binding)}"
-
-
-def _limit_in_words(held: Held) -> str:
-    """The limit that holds a request back, with its value."""
-    value = held.limit or 0
-    match held.binds:
-        case "requests":
-            return f"{value} requests a minute" if value else "other runs, whose turn it is"
-        case "tokens":
-            return f"{value} input tokens a minute"
-        case "images":
-            return f"{value} images a minute"
-        case "day":
-            return f"{value} requests a day"
-        case "spend_window":
-            return f"${dollars(value)} in ten minutes"
-        case "month":
-            return f"${dollars(value)} a month"
-        case "bytes":
-            return "megabytes in flight"
-        case "budget":
-            return "what other jobs of the account hold"
-        case _:
-            return held.binds
-
-
-def _blames_the_rate(outcome: Throttled) -> bool:
-    """Whether fewer requests a minute would have helped, as far as anybody can tell."""
-    requests = not outcome.named or any(one.dimension == "requests" for one in outcome.named)
-    return outcome.reason in {"minute", "unnamed"} and requests
+        self.crew.cancel_scope.cancel("the grace period is over")

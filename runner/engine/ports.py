@@ -1,10 +1,11 @@
 """What the engine needs of the outside world. Adapters satisfy these by structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from runner.core.lifecycle import Answer, Made, Pictured, Reply, Unstored, Unusable
+from runner.core.reference import Part, Reference
 from runner.core.task import Assignment
 
 
@@ -59,6 +60,61 @@ class Provider(Protocol):
         """
 
 
+class Unsendable(Exception):  # noqa: N818 - one task's end, no error of the program
+    """A reference of a task cannot be sent. `passing` is True where only the service is in trouble."""
+
+    def __init__(
+        self,
+        reason: Literal["reference_changed", "reference_missing", "upload_failed"],
+        message: str,
+        *,
+        passing: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.reason, self.message, self.passing = reason, message, passing
+
+
+class References(Protocol):
+    """Keeps reference pictures ready to be sent, so that nothing is awaited between a claim and its send."""
+
+    def ready(self, wanted: Sequence[Reference]) -> bool:
+        """Whether `parts` can be had at once. If so they stay at hand until `parts` or `release`. Thread-safe."""
+
+    def parts(self, wanted: Sequence[Reference]) -> tuple[Part, ...]:
+        """What is sent for references that `ready` promised, in their order; ends the promise."""
+
+    def release(self, wanted: Sequence[Reference]) -> None:
+        """End a promise that is not going to be redeemed. Thread-safe."""
+
+    def forget(self, sha256: str, uri: str | None = None) -> None:
+        """The service says that it does not have an upload: the next `prepare` makes it anew."""
+
+    async def prepare(self, wanted: Sequence[Reference]) -> None:
+        """Make `ready` true of these: read or upload what is missing. Raises Unsendable."""
+
+
+class NoReferences:
+    """`References` of a job that has none."""
+
+    def ready(self, wanted: Sequence[Reference]) -> bool:
+        """True of nothing."""
+        return not wanted
+
+    def parts(self, wanted: Sequence[Reference]) -> tuple[Part, ...]:
+        """Nothing."""
+        return tuple(Part(one.mime, uri=one.uri) for one in wanted)
+
+    def release(self, wanted: Sequence[Reference]) -> None:
+        """Nothing was promised."""
+
+    def forget(self, sha256: str, uri: str | None = None) -> None:
+        """Nothing is remembered."""
+
+    async def prepare(self, wanted: Sequence[Reference]) -> None:
+        """Raises Unsendable."""
+        raise Unsendable("reference_missing", f"{wanted[0].name}: this run was given no references")
+
+
 class Clock(Protocol):
     """Time and chance; tests drive both."""
 
@@ -75,4 +131,14 @@ class Clock(Protocol):
         """Wait."""
 
 
-__all__ = ["Clock", "ImageStore", "Landing", "Pictured", "Provider", "Sink"]
+__all__ = [
+    "Clock",
+    "ImageStore",
+    "Landing",
+    "NoReferences",
+    "Pictured",
+    "Provider",
+    "References",
+    "Sink",
+    "Unsendable",
+]

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 
 from runner.core.catalog import Catalog
+from runner.core.errors import RunnerError
 from runner.core.lifecycle import AttemptState, Lost, Outcome
 from runner.core.pricing import PriceSheet, settlement
 from runner.core.retry import RetryPolicy, Tries, decide
@@ -19,6 +21,9 @@ from runner.engine.ports import Clock, ImageStore
 from runner.ledger import Claimed, Ledger
 
 log = logging.getLogger("bulkrender")
+
+READERS = 8
+"""Pictures looked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +48,27 @@ class Rescue:
 
     async def mend(self, job: str) -> Rescued:
         """Settle every attempt of the job that is still `running`."""
-        adopted = unknown = 0
-        for attempt in self.ledger.reader.running(job):
-            if await self._settle(job, attempt):
-                adopted += 1
-            else:
-                unknown += 1
-        return Rescued(adopted, unknown)
+        reading = anyio.CapacityLimiter(READERS)
+        adopted: list[bool] = []
+        failed: list[RunnerError] = []
 
-    async def _settle(self, job: str, attempt: Claimed) -> bool:
+        async def settle(attempt: Claimed) -> None:
+            try:
+                adopted.append(await self._settle(job, attempt, reading))
+            except RunnerError as error:  # as a value: a task group would wrap it
+                failed.append(error)
+
+        running = await anyio.to_thread.run_sync(self.ledger.reader.running, job)
+        async with anyio.create_task_group() as together:  # so that they share a commit
+            for attempt in running:
+                together.start_soon(settle, attempt)
+        for error in failed:
+            raise error
+        return Rescued(sum(adopted), len(adopted) - sum(adopted))
+
+    async def _settle(self, job: str, attempt: Claimed, reading: anyio.CapacityLimiter) -> bool:
         task = assignment(job, attempt, self.catalog.find(attempt.recipe.model))
-        found = await anyio.to_thread.run_sync(self.store.adopt, task)
+        found = await anyio.to_thread.run_sync(self.store.adopt, task, limiter=reading)
         outcome: Outcome = found or Lost("crashed", "the runner died while this request was in flight")
         settled = settlement(outcome, attempt.quote, self.sheet_of(attempt.recipe.model), attempt.size)
         used, held = Tries(attempt.tries, attempt.refused_tries), settled.state is AttemptState.UNKNOWN

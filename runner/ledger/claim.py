@@ -4,8 +4,9 @@ Every UPDATE repeats in its WHERE what must be true. What an attempt may cost an
 """
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -27,10 +28,11 @@ from runner.core.budget import Cap, Spend, fits
 from runner.core.lifecycle import State
 from runner.core.limits import Dimension, Need
 from runner.core.pricing import PriceSheet, Quote, Seen
-from runner.core.quota import SOON_S
+from runner.core.quota import LANDED_S, SOON_S
+from runner.core.reference import Reference
 from runner.core.task import Recipe
-from runner.ledger.facts import ROOM, Claim, Claimed, Closed, Empty, Held, OverBudget, Room, Waiting, Wish
-from runner.ledger.models import WAITING, account, allowance, attempt, job, prompt, recipe, task
+from runner.ledger.facts import ROOM, Claim, Claimed, Closed, Empty, Held, OverBudget, Room, Unready, Waiting, Wish
+from runner.ledger.models import WAITING, account, allowance, attempt, job, prompt, recipe, reference, task
 from runner.ledger.quotas import (
     FIRST_CHANGE,
     RENEWS_S,
@@ -48,8 +50,6 @@ BRIEF = 3.0
 NO_CAP = 2**62
 """More nano-dollars than there are dollars in the world."""
 
-LANDED_S = 600.0
-"""A request of another run that was claimed so long ago has landed by now, or its run has died."""
 LOOK_S = 1.0
 """Who waits for the requests of other runs looks again so often."""
 
@@ -92,15 +92,20 @@ FACTS = (
     task.c.attempts,
     prompt.c.text,
     recipe.c.body,
+    reference.c.body.label("pictures"),
 )
 _NEXT = (
     select(*FACTS)
     .join(prompt, prompt.c.id == task.c.prompt_row)
     .join(recipe, recipe.c.id == task.c.recipe_row)
+    .outerjoin(reference, reference.c.id == task.c.reference_row)
     .where(task.c.job_id == bindparam("job_id"), WAITING)
     .where(or_(task.c.due_at.is_(None), task.c.due_at <= bindparam("now")))
     .order_by(task.c.position)
     .limit(1)
+)
+_NEXT_OF_MODEL = _NEXT.where(
+    task.c.recipe_row.in_(select(recipe.c.id).where(recipe.c.model == bindparam("model")))
 )
 _DUE = select(func.min(task.c.due_at)).where(
     task.c.job_id == bindparam("job_id"), WAITING, task.c.due_at.is_not(None)
@@ -109,7 +114,8 @@ _SEEN = select(allowance.c.kind, allowance.c.tokens).where(
     allowance.c.model == bindparam("model"),
     or_(
         and_(allowance.c.kind == "text", allowance.c.setting == bindparam("thinking")),
-        and_(allowance.c.kind == "image", allowance.c.setting == bindparam("size")),
+        and_(allowance.c.kind.in_(("image", "pictures")), allowance.c.setting == bindparam("size")),
+        allowance.c.kind == "reference",
     ),
 )
 
@@ -156,23 +162,28 @@ def claim(
     wish: Wish,
     quotas: Quotas,
     room: Room = ROOM,
+    ready: Callable[[Sequence[Reference]], bool] = lambda wanted: not wanted,
 ) -> Claim:
     """Take the next due task in order and reserve its worst price, as attempt `token`.
 
     It must fit under `cap`, under the cap that the job's account has now, under every limit of `wish`, and into
-    `room`. The order is kept: a large task is waited for, not passed by smaller ones. Raises LookupError for an
-    unknown job.
+    `room`, and its references must be `ready`. The order is kept: a large task is waited for, not passed by
+    smaller ones. Raises LookupError for an unknown job.
     """
     standing = connection.execute(_JOB, {"job": name}).mappings().one_or_none()
     if standing is None:
         raise LookupError(f"no job {name!r}")
-    due = connection.execute(_NEXT, {"job_id": standing["id"], "now": now}).mappings().one_or_none()
+    due = _next(connection, standing["id"], wish, now)
     if due is None:
         return _nothing_due(connection, standing)
-    quote = _quote(connection, due, sheet)
+    seen = _seen(connection, due)
+    quote = _quote(due, sheet, seen)
     shared = _account(connection, standing["account_id"])
     if over := _over(due, quote, standing, cap, shared):
         return Held("budget", now + LOOK_S) if _may_land(connection, standing["id"], shared, over, now) else over
+    pictures = parse_references(due["pictures"])
+    if not ready(pictures):
+        return Unready(due["id"], due["stem"], pictures)
     need = Need(quote.input_tokens, 1, quote.nanos or 0, room.weigh(due["size"], due["aspect"]))
     if waits := _waits(connection, standing["id"], wish, quotas, need, room, now):
         return waits
@@ -180,9 +191,17 @@ def claim(
     if shared is not None:
         _reserve(connection, _RESERVE_THERE, shared["id"], quote, cap_of(shared), now)
     one(connection.execute(_START, {"task_id": due["id"]}).rowcount)
-    claimed = claimed_of(due, job=name, token=token, number=due["attempts"] + 1, quote=quote, started_at=now)
+    number = due["attempts"] + 1
+    claimed = claimed_of(due, job=name, token=token, number=number, quote=quote, started_at=now, seen=seen)
     connection.execute(_INSERT, _attempt_row(claimed, standing, wish.endpoint))
     return claimed
+
+
+def _next(connection: Connection, job_id: int, wish: Wish, now: float) -> RowMapping | None:
+    wanted = {"job_id": job_id, "now": now}
+    if wish.only:
+        return connection.execute(_NEXT_OF_MODEL, {**wanted, "model": wish.model}).mappings().one_or_none()
+    return connection.execute(_NEXT, wanted).mappings().one_or_none()
 
 
 def _account(connection: Connection, account_id: int | None) -> RowMapping | None:
@@ -229,11 +248,11 @@ def _waits(
         found = spread(log, learnt, wish, now)
     if found is None and others.ahead_back_at is None:
         if others.waiting:
-            served(connection, job_id)
+            served(connection, job_id, wish.model)
         return None
     if found is not None and found.dimension in {"day", "month"}:
         if others.waiting:
-            served(connection, job_id)
+            served(connection, job_id, wish.model)
         return Held(found.dimension, found.until, found.limit)
     binds: Dimension = "requests" if found is None else found.dimension
     until = now if found is None else found.until
@@ -242,7 +261,7 @@ def _waits(
         until = max(until, max(others.ahead_back_at, now) + soon_s)
     if others.crowded:
         until = min(until, now + RENEWS_S)
-        stand_in_line(connection, job_id, binds, now, until)
+        stand_in_line(connection, job_id, wish.model, binds, now, until)
     return Held(binds, until, None if found is None else found.limit)
 
 
@@ -253,12 +272,22 @@ def _nothing_due(connection: Connection, standing: RowMapping) -> Waiting | Empt
     return Waiting(next_due)
 
 
-def _quote(connection: Connection, due: RowMapping, sheet: PriceSheet) -> Quote:
+def _seen(connection: Connection, due: RowMapping) -> Seen:
     settings = parse_recipe(due["body"])
     wanted = {"model": settings.model, "thinking": settings.thinking or "", "size": due["size"]}
-    seen = Seen(**{row.kind: row.tokens for row in connection.execute(_SEEN, wanted)})
+    return Seen(**{row.kind: row.tokens for row in connection.execute(_SEEN, wanted)})
+
+
+def _quote(due: RowMapping, sheet: PriceSheet, seen: Seen) -> Quote:
+    settings = parse_recipe(due["body"])
     size_bytes = len(due["text"].encode()) + len((settings.system or "").encode())
-    return sheet.quote(size=due["size"], thinking=settings.thinking, input_bytes=size_bytes, seen=seen)
+    return sheet.quote(
+        size=due["size"],
+        thinking=settings.thinking,
+        input_bytes=size_bytes,
+        seen=seen,
+        references=len(parse_references(due["pictures"])),
+    )
 
 
 def _reserve(connection: Connection, where: Update, owner: int, quote: Quote, cap: Cap, now: float) -> None:
@@ -284,6 +313,7 @@ def claimed_of(facts: RowMapping, **attempt_facts: Any) -> Claimed:
         prompt_id=facts["prompt_id"],
         prompt=facts["text"],
         recipe=parse_recipe(facts["body"]),
+        references=parse_references(facts["pictures"]),
         size=facts["size"],
         aspect=facts["aspect"],
         stem=facts["stem"],
@@ -323,6 +353,12 @@ def parse_recipe(body: str) -> Recipe:
         system=raw["system"],
         safety=tuple((category, threshold) for category, threshold in raw["safety"]),
     )
+
+
+@lru_cache(maxsize=4_096)
+def parse_references(body: str | None) -> tuple[Reference, ...]:
+    """References from their canonical JSON; None is none."""
+    return () if body is None else tuple(Reference(**one) for one in json.loads(body))
 
 
 def spend_of(row: RowMapping) -> Spend:

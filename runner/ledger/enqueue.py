@@ -22,11 +22,12 @@ from runner.core.budget import Cap
 from runner.core.errors import UsageError
 from runner.core.lifecycle import State
 from runner.core.paths import fold
+from runner.core.reference import Reference
 from runner.core.retry import LASTING
 from runner.core.task import Recipe, TaskSpec
 from runner.ledger.claim import cap_of
 from runner.ledger.facts import AccountSpec, Enqueued, InTheWay, JobSpec, Known, Misplaced
-from runner.ledger.models import SPENT, account, attempt, job, prompt, recipe, task
+from runner.ledger.models import SPENT, account, attempt, job, prompt, recipe, reference, task
 from runner.ledger.queries import money
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ T = TypeVar("T")
 BATCH = 2_000
 
 _FRESH_TRIES = {"state": State.QUEUED, "tries": 0, "refused_tries": 0, "due_at": None, "reason": "", "error": ""}
-_COMPARED = ("id", "key", "live", "path", "attempts", "prompt_id", "stem", "folded", "position", "axes", "variant")
+_TOLD = ("prompt_id", "stem", "folded", "position", "axes", "variant", "reference_row", "draft")
+_COMPARED = ("id", "key", "live", "path", "attempts", *_TOLD)
 _BY_KEY = select(*(task.c[name] for name in {*_COMPARED, *_FRESH_TRIES})).where(
     task.c.job_id == bindparam("job_id"), task.c.key.in_(bindparam("keys", expanding=True))
 )
@@ -69,15 +71,15 @@ def enqueue(
     job_id = _record_job(connection, spec, now)
     seen = _Seen(connection, job_id)
     tally = _Tally()
-    texts, recipes = _Texts(connection), _Recipes(connection)
+    texts, recipes, pictures = _Texts(connection), _Recipes(connection), _References(connection)
     for batch in _batches(specs):
         known = seen.rows(batch)
         fresh, changed = [], []
         for one in batch:
-            old = known.get(one.key)
+            old, told = known.get(one.key), _told(one, pictures)
             if old is None:
-                fresh.append(one)
-            elif change := _change(old, one, tally, lasting if requeue_failed else None):
+                fresh.append((one, told))
+            elif change := _change(old, told, tally, lasting if requeue_failed else None):
                 changed.append(change)
         _insert(connection, job_id, fresh, texts, recipes)
         tally.new += len(fresh)
@@ -98,6 +100,7 @@ def _record_job(connection: Connection, spec: JobSpec, now: float) -> int:
         "output_root": spec.output_root,
         "cap_nanos": spec.cap.nanos,
         "cap_image_tokens": spec.cap.image_tokens,
+        "drafts": spec.drafts,
         "halted": None,
         "reason": None,
         "updated_at": now,
@@ -228,10 +231,9 @@ class _Seen:
 
 
 def _change(
-    old: RowMapping, new: TaskSpec, tally: _Tally, lasting: Collection[str] | None
+    old: RowMapping, told: dict[str, Any], tally: _Tally, lasting: Collection[str] | None
 ) -> dict[str, Any] | None:
     """The row's new values where anything differs, counted in `tally`; `lasting` None: nothing goes back."""
-    told = _told(new)
     known = Known(*(old[name] for name in ("state", "reason", "live", "stem", "path", "attempts")))
     requeue = lasting is not None and known.goes_back(lasting)
     state = State.QUEUED if requeue else known.state
@@ -249,8 +251,11 @@ def _change(
     return {"row_id": old["id"], "live": True, **told, **(_FRESH_TRIES if requeue else kept)}
 
 
-def _told(spec: TaskSpec) -> dict[str, Any]:
-    """What a manifest says of a task beyond its key: a change of it buys nothing."""
+def _told(spec: TaskSpec, pictures: "_References") -> dict[str, Any]:
+    """What a manifest says of a task beyond its key: a change of it buys nothing. The columns of `_TOLD`.
+
+    References are among it, since a file may be called another name.
+    """
     return {
         "prompt_id": spec.prompt_id,
         "stem": spec.stem,
@@ -258,6 +263,8 @@ def _told(spec: TaskSpec) -> dict[str, Any]:
         "position": spec.position,
         "axes": dict(spec.axes),
         "variant": spec.variant,
+        "reference_row": pictures.id(spec.references),
+        "draft": spec.draft,
     }
 
 
@@ -268,11 +275,15 @@ def _apply(connection: Connection, changed: list[dict[str, Any]]) -> None:
 
 
 def _insert(
-    connection: Connection, job_id: int, specs: list[TaskSpec], texts: "_Texts", recipes: "_Recipes"
+    connection: Connection,
+    job_id: int,
+    specs: list[tuple[TaskSpec, dict[str, Any]]],
+    texts: "_Texts",
+    recipes: "_Recipes",
 ) -> None:
     if not specs:
         return
-    prompts = texts.ids({one.prompt for one in specs})
+    prompts = texts.ids({one.prompt for one, _ in specs})
     connection.execute(
         insert(task),
         [
@@ -283,9 +294,9 @@ def _insert(
                 "recipe_row": recipes.id(one.recipe),
                 "size": one.size,
                 "aspect": one.aspect,
-                **_told(one),
+                **told,
             }
-            for one in specs
+            for one, told in specs
         ],
     )
 
@@ -314,20 +325,38 @@ class _Recipes:
 
     def id(self, one: Recipe) -> int:
         if one not in self._ids:
-            self._ids[one] = self._store(one)
+            self._ids[one] = _once(self._connection, recipe, _canonical(asdict(one)), model=one.model)
         return self._ids[one]
 
-    def _store(self, one: Recipe) -> int:
-        body = json.dumps(asdict(one), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        row = {"sha256": _sha256(body), "model": one.model, "body": body}
-        self._connection.execute(
-            upsert(self._connection.dialect.name, recipe)
-            .values(row)
-            .on_conflict_do_nothing(index_elements=["sha256"])
-        )
-        stored = select(recipe.c.id).where(recipe.c.sha256 == row["sha256"])
-        row_id: int = self._connection.execute(stored).scalar_one()
-        return row_id
+
+class _References:
+    """Row ids of what goes with a prompt; many tasks share one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last: tuple[tuple[Reference, ...], int | None] = ((), None)
+
+    def id(self, pictures: tuple[Reference, ...]) -> int | None:
+        if not pictures:
+            return None
+        if pictures != self._last[0]:
+            body = _canonical([asdict(one) for one in pictures])
+            self._last = (pictures, _once(self._connection, reference, body))
+        return self._last[1]
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _once(connection: Connection, table: Table, body: str, **more: str) -> int:
+    """The row id of a text that is stored once, under its hash."""
+    row = {"sha256": _sha256(body), "body": body, **more}
+    connection.execute(
+        upsert(connection.dialect.name, table).values(row).on_conflict_do_nothing(index_elements=["sha256"])
+    )
+    row_id: int = connection.execute(select(table.c.id).where(table.c.sha256 == row["sha256"])).scalar_one()
+    return row_id
 
 
 def _orphan(connection: Connection, rows: Iterable[tuple[int, State]], tally: _Tally) -> None:

@@ -7,7 +7,8 @@ from runner.core.budget import Cap, Spend
 from runner.core.learning import Belief
 from runner.core.lifecycle import Named, State
 from runner.core.limits import Binding, Limits, Need
-from runner.core.pricing import Quote
+from runner.core.pricing import Quote, Seen
+from runner.core.reference import Reference
 from runner.core.task import Recipe
 
 
@@ -33,6 +34,20 @@ class JobSpec:
     config: Mapping[str, object]
     """Anything JSON can say; kept for reports, never interpreted."""
     account: AccountSpec | None = None
+    drafts: str | None = None
+    """The job that its tasks were chosen from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which cell of a manifest a recorded task is, or was."""
+
+    key: str
+    prompt_id: str
+    size: str
+    aspect: str
+    axes: Mapping[str, str]
+    variant: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +104,9 @@ class Claimed:
     refused_tries: int
     quote: Quote
     started_at: float
+    references: tuple[Reference, ...] = ()
+    seen: Seen = field(default_factory=Seen, compare=False)
+    """What the quote was made of: an answer that is no larger has nothing to add to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +171,16 @@ class Closed:
         return self.reason in {"day", "month"}
 
 
-Claim = Claimed | Waiting | OverBudget | Empty | Held | Closed
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """The references of the next task are not ready to be sent."""
+
+    task_id: int
+    stem: str
+    references: tuple[Reference, ...]
+
+
+Claim = Claimed | Waiting | OverBudget | Empty | Held | Closed | Unready
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +190,8 @@ class Wish:
     endpoint: str
     model: str
     limits: Limits = field(default_factory=Limits)
+    only: bool = False
+    """Whether only tasks of this model are meant: others of the job have wishes of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +292,16 @@ class AccountStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Drafts:
+    """What the job cost that another one's tasks were chosen from."""
+
+    job: str
+    spend: Spend
+    unpriced: int
+    uncounted: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """Where a job is."""
 
@@ -291,6 +330,10 @@ class JobStatus:
     account: AccountStatus | None = None
     pulse: Pulse | None = None
     """What its live run says of itself; after a crash, what it said last."""
+    drafts: Drafts | None = None
+    """The job that its tasks were chosen from, if the ledger has it."""
+    finals: tuple[str, ...] = ()
+    """Jobs whose tasks were chosen from this one."""
 
     @property
     def total(self) -> int:
@@ -347,6 +390,8 @@ class TaskRecord:
     text: str | None
     response_id: str | None
     model_version: str | None
+    draft: str | None = None
+    """Key of the task that it was chosen for."""
 
 
 @dataclass(frozen=True, slots=True)

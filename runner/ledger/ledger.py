@@ -1,7 +1,8 @@
 """The ledger as the rest of the program sees it: opened, locked, written from coroutines, read from threads."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from runner.core.errors import LedgerError
 from runner.core.learning import Belief
 from runner.core.lifecycle import Outcome
 from runner.core.pricing import PriceSheet, Settlement
+from runner.core.reference import Reference, Uploaded
 from runner.core.retry import LASTING, Move
-from runner.core.task import TaskSpec
+from runner.core.task import Recipe, TaskSpec
 from runner.ledger import queries, quotas
 from runner.ledger.claim import claim
 from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, reading, writing
@@ -29,11 +31,13 @@ from runner.ledger.facts import (
     Claimed,
     Counters,
     Enqueued,
+    Held,
     JobSpec,
     JobStatus,
     Known,
     Lesson,
     OutcomeRow,
+    Place,
     Pulse,
     Room,
     Settled,
@@ -42,10 +46,14 @@ from runner.ledger.facts import (
     Wish,
 )
 from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
-from runner.ledger.pulses import beat, quiet
+from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
-from runner.ledger.settle import forgive, halt, relocate, settle
+from runner.ledger.settle import fail, forgive, halt, relocate, settle
+from runner.ledger.uploads import remember, uploads
 from runner.ledger.writer import PATIENCE_S, Writer
+
+WRITES_WITHIN_S = 30.0
+"""A claim that another process kept waiting for longer is not made: `core.quota.LEAVES_WITHIN_S` counts on it."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,6 +110,10 @@ class Reader:
         """What the job has spent under no account: it counts in one that the job joins."""
         return self._ask(queries.under_no_account, job)
 
+    def uploads(self, endpoint: str) -> dict[str, Uploaded]:
+        """What the service at an endpoint holds, by the sha256 of the content; also what has expired since."""
+        return self._ask(uploads, endpoint)
+
     def standing(self, wish: Wish, *, now: float) -> Standing:
         """What counts against the limits of a model at an endpoint, read off the attempts."""
         return self._ask(quotas.standing, quotas.Quotas(), wish, now)
@@ -114,9 +126,21 @@ class Reader:
         """The same from the rows they count; reads them all."""
         return self._ask(queries.recount, job)
 
+    def places(self, job: str) -> Iterator[Place]:
+        """The cell of every task the job has ever had, orphans' included, streamed."""
+        return self._stream(queries.places, job)
+
     def tasks(self, job: str, *, orphaned: bool = False) -> Iterator[TaskRecord]:
         """The job's tasks in the manifest's order, streamed; orphans after them if asked."""
         return self._stream(queries.tasks, job, orphaned=orphaned)
+
+    def coming_references(self, job: str, tasks: int) -> list[tuple[Reference, ...]]:
+        """The references of the next tasks in order, each set once."""
+        return self._ask(queries.coming_references, job, tasks)
+
+    def paths(self, job: str) -> dict[str, str]:
+        """Path -> key of every picture of the job, orphans' included."""
+        return self._ask(queries.paths, job)
 
     def attempts(self, job: str) -> Iterator[AttemptRecord]:
         """The job's attempts in the order they started, orphans' included, streamed."""
@@ -125,6 +149,14 @@ class Reader:
     def known(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Known | None]]:
         """What the ledger knows of each key, in the order given; all None for a job it does not know."""
         return self._stream(queries.known, job, keys)
+
+    def requests(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Recipe, tuple[Reference, ...]]]:
+        """(key, recipe, references) of those tasks of the job, in no order."""
+        return self._stream(queries.requests, job, keys)
+
+    def orphans(self, job: str) -> Iterator[tuple[str, str, int]]:
+        """(key, path, bytes) of every picture whose task the manifest no longer names, streamed."""
+        return self._stream(queries.orphans, job)
 
     def stems_elsewhere(self, output_root: str, job: str) -> Iterator[tuple[str, str]]:
         """(case-folded stem, job) that other jobs of the same output root claim or have a picture at."""
@@ -244,16 +276,43 @@ class Ledger:
         return await self._writer.run(work)
 
     async def claim(
-        self, job: str, *, now: float, sheet: PriceSheet, cap: Cap, token: str, wish: Wish, room: Room = ROOM
+        self,
+        job: str,
+        *,
+        now: float,
+        sheet: PriceSheet,
+        cap: Cap,
+        token: str,
+        wish: Wish,
+        room: Room = ROOM,
+        ready: Callable[[Sequence[Reference]], bool] = lambda wanted: not wanted,
     ) -> Claim:
         """Take the next due task in order and reserve its worst price, as attempt `token` (32 hex digits).
 
-        It must fit under the caps, under every limit of `wish` and into `room`.
+        It must fit under the caps, under every limit of `wish` and into `room`, and its references must be
+        `ready`, which is asked in the writer's thread. Who has waited too long to write is told to ask again: its
+        `now` is no longer when it would send.
         """
         work = partial(
-            claim, name=job, now=now, sheet=sheet, cap=cap, token=token, wish=wish, quotas=self._quotas, room=room
+            claim,
+            name=job,
+            now=now,
+            sheet=sheet,
+            cap=cap,
+            token=token,
+            wish=wish,
+            quotas=self._quotas,
+            room=room,
+            ready=ready,
         )
-        return await self._writer.run(work)
+        asked_s = time.monotonic()
+
+        def in_time(connection: Connection) -> Claim:
+            if time.monotonic() - asked_s > WRITES_WITHIN_S:
+                return Held("requests", now)
+            return work(connection)
+
+        return await self._writer.run(in_time)
 
     def left(self, token: str, *, at: float) -> None:
         """An attempt is being written to the wire; it is booked before any later claim, and not waited for."""
@@ -267,13 +326,25 @@ class Ledger:
         """Forget what refusals have said of a model's limits."""
         await self._writer.run(lambda connection: quotas.unlearn(connection, wish, now))
 
-    async def beat(self, job: str, wish: Wish, pulse: Pulse | None, *, now: float) -> Standing:
-        """Say what a live run says of itself; answers with what counts against its limits now."""
-        return await self._writer.run(lambda connection: beat(connection, self._quotas, job, wish, pulse, now))
+    async def standing(self, job: str, wish: Wish, *, now: float) -> Standing:
+        """What counts against a live run's limits now, as its next claim will see it."""
+        return await self._writer.run(lambda connection: stands(connection, self._quotas, job, wish, now))
+
+    async def beat(self, job: str, wish: Wish, pulse: Pulse | None, *, now: float) -> None:
+        """Say what a live run says of itself."""
+        await self._writer.run(lambda connection: beat(connection, job, wish, pulse, now))
 
     async def quiet(self, job: str) -> None:
         """The run is over: it waits for nothing."""
         await self._writer.run(lambda connection: quiet(connection, job))
+
+    async def remember(self, endpoint: str, sha256: str, held: Uploaded) -> None:
+        """Book an upload, over what was known of this content."""
+        await self._writer.run(partial(remember, endpoint=endpoint, sha256=sha256, held=held))
+
+    async def fail(self, task_id: int, reason: str, error: str, *, now: float) -> bool:
+        """End a task that waits and can never be sent; False if it does not wait any more."""
+        return await self._writer.run(partial(fail, task_id=task_id, reason=reason, error=error, now=now))
 
     async def forgive(self, job: str, attempts: Collection[Claimed], *, now: float) -> int:
         """Give back the tries that an outage burnt; returns how many tasks were given one."""

@@ -149,6 +149,8 @@ class JobRow(SQLModel, table=True):
     updated_at: float = Field(sa_type=Double)
     account_id: int | None = Field(default=None, sa_type=ID, foreign_key="account.id")
     """What its next attempts hold against besides its own cap."""
+    drafts: str | None = Field(default=None, sa_type=Text)
+    """Name of the job that its tasks were chosen from."""
 
 
 class PromptRow(SQLModel, table=True):
@@ -174,6 +176,30 @@ class RecipeRow(SQLModel, table=True):
     body: str = Field(sa_type=Text)
 
 
+class ReferenceRow(SQLModel, table=True):
+    """The reference pictures of a task, a list of `core.reference.Reference` as canonical JSON, once."""
+
+    __tablename__ = "reference"
+    __table_args__ = (UniqueConstraint("sha256"),)
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    sha256: str = Field(sa_type=Text)
+    body: str = Field(sa_type=Text)
+
+
+class UploadRow(SQLModel, table=True):
+    """A file at the service, by the content that was uploaded; it is gone at `expires_at` (gemini-api.md §9)."""
+
+    __tablename__ = "upload"
+
+    endpoint: str = Field(sa_type=Text, primary_key=True)
+    sha256: str = Field(sa_type=Text, primary_key=True)
+    name: str = Field(sa_type=Text)
+    uri: str = Field(sa_type=Text)
+    mime: str = Field(sa_type=Text)
+    expires_at: float = Field(sa_type=Double)
+
+
 class TaskRow(SQLModel, table=True):
     """One image to buy. `live` is false once the manifest no longer names it."""
 
@@ -184,8 +210,14 @@ class TaskRow(SQLModel, table=True):
         CheckConstraint("state <> 'succeeded' OR path IS NOT NULL", name="success_has_picture"),
         CheckConstraint("(path IS NULL) = (path_folded IS NULL)", name="path_folded_with_path"),
         Index(None, "job_id", "position"),
-        # due_at is in it so that tasks that wait are passed over without reading their rows
-        Index("ix_task_waiting", "job_id", "position", "due_at", sqlite_where=WAITING, postgresql_where=WAITING),
+        # due_at and the recipe, which says the model, are in it so that tasks that wait are passed over without
+        # reading their rows
+        Index(
+            "ix_task_waiting",
+            *("job_id", "position", "due_at", "recipe_row"),
+            sqlite_where=WAITING,
+            postgresql_where=WAITING,
+        ),
         Index(
             "ix_task_due",
             "job_id",
@@ -234,6 +266,9 @@ class TaskRow(SQLModel, table=True):
     mime: str | None = Field(default=None, sa_type=Text)
     width: int | None = Field(default=None, sa_type=Integer)
     height: int | None = Field(default=None, sa_type=Integer)
+    reference_row: int | None = Field(default=None, sa_type=ID, foreign_key="reference.id")
+    draft: str | None = Field(default=None, sa_type=Text)
+    """Key of the task, of the job's `drafts`, that it was chosen for."""
 
 
 class AttemptRow(SQLModel, table=True):
@@ -317,16 +352,19 @@ class AttemptRow(SQLModel, table=True):
 
 
 class AllowanceRow(SQLModel, table=True):
-    """The largest answer seen: text tokens of a thinking level, image tokens of a size."""
+    """The largest seen: text tokens of an answer, image tokens of a picture, pictures, tokens of a reference."""
 
     __tablename__ = "allowance"
-    __table_args__ = (CheckConstraint("kind IN ('text', 'image')", name="kind"),)
+    __table_args__ = (CheckConstraint("kind IN ('text', 'image', 'pictures', 'reference')", name="kind"),)
 
     model: str = Field(sa_type=Text, primary_key=True)
     kind: str = Field(sa_type=Text, primary_key=True)
     setting: str = Field(sa_type=Text, primary_key=True)
-    """Thinking level (empty: none) or size."""
+    """Thinking level (empty: none), size, or nothing."""
     tokens: int = Field(sa_type=BigInteger)
+    """Of `pictures`: how many."""
+    since: int = Field(default=0, sa_type=BigInteger)
+    """Answers since then that had fewer `pictures`."""
 
 
 class QuotaRow(SQLModel, table=True):
@@ -352,13 +390,13 @@ class QuotaRow(SQLModel, table=True):
 
 
 class PulseRow(SQLModel, table=True):
-    """What a live run says of itself: what it waits for, and what holds it back."""
+    """What a live run says of itself, of each model: what it waits for, and what holds it back."""
 
     __tablename__ = "pulse"
 
     job_id: int = Field(sa_type=ID, primary_key=True, foreign_key="job.id")
     endpoint: str = Field(sa_type=Text)
-    model: str = Field(sa_type=Text)
+    model: str = Field(sa_type=Text, primary_key=True)
     waits_for: str | None = Field(default=None, sa_type=Text)
     """A full limit whose next room it wants."""
     waiting_since: float | None = Field(default=None, sa_type=Double)
@@ -376,3 +414,4 @@ def _table(row: type[SQLModel]) -> Table:
 ledger, job, prompt, recipe = _table(LedgerRow), _table(JobRow), _table(PromptRow), _table(RecipeRow)
 task, attempt, allowance = _table(TaskRow), _table(AttemptRow), _table(AllowanceRow)
 account, quota, pulse = _table(AccountRow), _table(QuotaRow), _table(PulseRow)
+reference, upload = _table(ReferenceRow), _table(UploadRow)

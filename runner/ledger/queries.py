@@ -10,19 +10,23 @@ from sqlalchemy.sql import ColumnElement
 from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import AttemptState, State
 from runner.core.pricing import Quote
-from runner.ledger.claim import FACTS, cap_of, claimed_of, spend_of
+from runner.core.reference import Reference
+from runner.core.task import Recipe
+from runner.ledger.claim import FACTS, cap_of, claimed_of, parse_recipe, parse_references, spend_of
 from runner.ledger.facts import (
     AccountStatus,
     AttemptRecord,
     Claimed,
     Counters,
+    Drafts,
     JobStatus,
     Known,
     OutcomeRow,
+    Place,
     Pulse,
     TaskRecord,
 )
-from runner.ledger.models import WAITING, attempt, job, prompt, pulse, recipe, task
+from runner.ledger.models import WAITING, attempt, job, prompt, pulse, recipe, reference, task
 from runner.ledger.models import account as accounts
 
 BATCH = 1_000
@@ -72,13 +76,22 @@ def status(connection: Connection, name: str, *, since_utc: float) -> JobStatus:
         next_due=connection.scalar(due),
         account=None if shared is None else _account(connection, shared),
         pulse=_pulse(connection, row["id"]),
+        drafts=None if row["drafts"] is None else _drafts(connection, row["drafts"]),
+        finals=tuple(connection.scalars(select(job.c.name).where(job.c.drafts == name).order_by(job.c.name))),
         **{column: row[column] for column in _AS_THEY_ARE},
     )
 
 
 def _pulse(connection: Connection, job_row: int) -> Pulse | None:
-    facts = connection.scalar(select(pulse.c.facts).where(pulse.c.job_id == job_row))
-    return None if facts is None else Pulse(**facts)
+    """What the run says of the model that will be done last."""
+    said = connection.scalars(select(pulse.c.facts).where(pulse.c.job_id == job_row)).all()
+    pulses = [Pulse(**facts) for facts in said if facts is not None]
+    return max(pulses, key=lambda one: (one.finish_at is None, one.finish_at or 0.0), default=None)
+
+
+def _drafts(connection: Connection, name: str) -> Drafts | None:
+    row = connection.execute(select(job).where(job.c.name == name)).mappings().one_or_none()
+    return None if row is None else Drafts(name, spend_of(row), row["unpriced"], row["uncounted"])
 
 
 def left_to_buy(connection: Connection, name: str) -> dict[tuple[str, str], int]:
@@ -120,6 +133,21 @@ def tasks(connection: Connection, name: str, *, orphaned: bool = False) -> Itera
     for live in (True, False)[: 1 + orphaned]:
         for row in _stream(connection, statement.where(task.c.live == live)):
             yield TaskRecord(**row)
+
+
+def paths(connection: Connection, name: str) -> dict[str, str]:
+    """Path -> key of every picture of the job, orphans' included; of one that two tasks have, one of them."""
+    rows = connection.execute(
+        select(task.c.path, task.c.key).where(task.c.job_id == job_id(connection, name), task.c.path.is_not(None))
+    )
+    return {path: key for path, key in rows}  # noqa: C416 - a row is no pair to mypy
+
+
+def places(connection: Connection, name: str) -> Iterator[Place]:
+    """The cell of every task the job has ever had, streamed."""
+    columns = [task.c[field] for field in Place.__dataclass_fields__]
+    for row in _stream(connection, select(*columns).where(task.c.job_id == job_id(connection, name))):
+        yield Place(**row)
 
 
 def attempts(connection: Connection, name: str) -> Iterator[AttemptRecord]:
@@ -171,10 +199,49 @@ def known(connection: Connection, name: str, keys: Iterable[str]) -> Iterator[tu
             yield key, found.get(key)
 
 
+def requests(
+    connection: Connection, name: str, keys: Iterable[str]
+) -> Iterator[tuple[str, Recipe, tuple[Reference, ...]]]:
+    """(key, recipe, references) of those tasks of the job; LookupError if the ledger does not have it."""
+    mine = job_id(connection, name)
+    source = iter(keys)
+    while batch := list(islice(source, BATCH)):
+        rows = connection.execute(
+            select(task.c.key, recipe.c.body, reference.c.body)
+            .join(recipe, recipe.c.id == task.c.recipe_row)
+            .outerjoin(reference, reference.c.id == task.c.reference_row)
+            .where(task.c.job_id == mine, task.c.key.in_(batch))
+        )
+        for key, body, pictures in rows:
+            yield key, parse_recipe(body), parse_references(pictures)
+
+
+def orphans(connection: Connection, name: str) -> Iterator[tuple[str, str, int]]:
+    """(key, path, bytes) of every picture whose task the manifest no longer names, streamed."""
+    columns = (task.c.key, task.c.path, func.coalesce(task.c.bytes, 0).label("bytes"))
+    mine = select(*columns).where(
+        task.c.job_id == job_id(connection, name), not_(task.c.live), task.c.path.is_not(None)
+    )
+    for row in _stream(connection, mine.order_by(task.c.id)):
+        yield row["key"], row["path"], row["bytes"]
+
+
 def recorded(connection: Connection, name: str) -> int:
     """How many tasks the job has ever had, orphans included; 0 for a job the ledger does not know."""
     total = sum((job.c[state.value] for state in State), job.c.orphaned)
     return connection.scalar(select(total).where(job.c.name == name)) or 0
+
+
+def coming_references(connection: Connection, name: str, tasks: int) -> list[tuple[Reference, ...]]:
+    """The references of the next tasks in order, each set once."""
+    rows = connection.scalars(
+        select(reference.c.body)
+        .join(task, task.c.reference_row == reference.c.id)
+        .where(task.c.job_id == job_id(connection, name), WAITING)
+        .order_by(task.c.position)
+        .limit(tasks)
+    )
+    return [parse_references(body) for body in dict.fromkeys(rows)]
 
 
 def stems_elsewhere(connection: Connection, output_root: str, name: str) -> Iterator[tuple[str, str]]:
@@ -195,6 +262,7 @@ def running(connection: Connection, name: str) -> list[Claimed]:
         .join(task, task.c.id == attempt.c.task_id)
         .join(prompt, prompt.c.id == task.c.prompt_row)
         .join(recipe, recipe.c.id == task.c.recipe_row)
+        .outerjoin(reference, reference.c.id == task.c.reference_row)
         .where(attempt.c.job_id == job_id(connection, name), literal_column("attempt.state = 'running'"))
         .order_by(attempt.c.id)
     ).mappings()

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
+    or_,
     select,
     text,
     update,
@@ -81,7 +82,7 @@ _MONTH = select(func.coalesce(func.sum(func.coalesce(attempt.c.cost_nanos, attem
 _LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(_HERE)
 _QUOTA = (
     select(quota)
-    .where(quota.c.endpoint == bindparam("at"), quota.c.model.in_(bindparam("of", expanding=True)))
+    .where(quota.c.endpoint == bindparam("at"), or_(quota.c.model == bindparam("of"), quota.c.model == ""))
     .with_for_update()
 )
 _LEFT = (
@@ -94,7 +95,7 @@ _LINE = select(
 ).where(pulse.c.endpoint == bindparam("at"))
 _WAIT = (
     update(pulse)
-    .where(pulse.c.job_id == bindparam("me"))
+    .where(pulse.c.job_id == bindparam("me"), pulse.c.model == bindparam("of"))
     .values(
         waits_for=bindparam("what"),
         waiting_since=func.coalesce(pulse.c.waiting_since, bindparam("since")),
@@ -103,7 +104,7 @@ _WAIT = (
 )
 _SERVED = (
     update(pulse)
-    .where(pulse.c.job_id == bindparam("me"), pulse.c.waiting_since.is_not(None))
+    .where(pulse.c.job_id == bindparam("me"), pulse.c.model == bindparam("of"), pulse.c.waiting_since.is_not(None))
     .values(waits_for=None, waiting_since=None, back_at=None)
 )
 
@@ -188,7 +189,7 @@ def _facts(row: RowMapping) -> Facts:
         nanos=0 if state is AttemptState.RELEASED else nanos or 0,
     )
     running = state is AttemptState.RUNNING
-    return Facts(row["id"], row["model"], row["sent_at"], running, need, row["status"] == 429, row["started_at"])
+    return Facts(row["id"], row["model"], row["started_at"], row["sent_at"], running, need, row["status"] == 429)
 
 
 def left(connection: Connection, token: str, at: float) -> None:
@@ -198,7 +199,7 @@ def left(connection: Connection, token: str, at: float) -> None:
 
 def known(connection: Connection, endpoint: str, model: str) -> Known:
     """What refusals have taught of a model at an endpoint."""
-    rows = connection.execute(_QUOTA, {"at": endpoint, "of": [model, ""]}).mappings().all()
+    rows = connection.execute(_QUOTA, {"at": endpoint, "of": model}).mappings().all()
     closings = tuple(
         Closed(row["closed_by"], row["closed_until"], row["said"])
         for row in rows
@@ -294,7 +295,8 @@ def _believe(connection: Connection, wish: Wish, learnt: Known, belief: Belief, 
 def close(connection: Connection, wish: Wish, closing: Closing, now: float) -> None:
     """Let nobody send to a model, or to the whole endpoint, before an instant. A longer closing stays."""
     of = "" if closing.whole_endpoint else wish.model
-    row = connection.execute(_QUOTA, {"at": wish.endpoint, "of": [of]}).mappings().one_or_none()
+    rows = connection.execute(_QUOTA, {"at": wish.endpoint, "of": of}).mappings()
+    row = next((row for row in rows if row["model"] == of), None)
     if row is None or (row["closed_until"] or 0.0) < closing.until:
         facts = {"closed_until": closing.until, "closed_by": closing.reason, "said": closing.said}
         _record(connection, wish.endpoint, of, now, **facts)
@@ -332,8 +334,9 @@ class Line:
 def line(connection: Connection, job_id: int, wish: Wish, now: float) -> Line:
     """The line as it stands. Who does not come back when it said is passed over."""
     rows = connection.execute(_LINE, {"at": wish.endpoint}).mappings().all()
-    mine = next((row["waiting_since"] for row in rows if row["job_id"] == job_id), None)
-    others = [row for row in rows if row["job_id"] != job_id and row["updated_at"] > now - PRESENT_S]
+    me = (job_id, wish.model)
+    mine = next((row["waiting_since"] for row in rows if (row["job_id"], row["model"]) == me), None)
+    others = [row for row in rows if (row["job_id"], row["model"]) != me and row["updated_at"] > now - PRESENT_S]
     ours = wish.limits.spend_nanos is not None or wish.limits.month_nanos is not None
     before = [
         row["back_at"]
@@ -346,14 +349,16 @@ def line(connection: Connection, job_id: int, wish: Wish, now: float) -> Line:
     return Line(bool(others), mine is not None, max(before, default=None))
 
 
-def stand_in_line(connection: Connection, job_id: int, what: Dimension, now: float, back_at: float) -> None:
+def stand_in_line(
+    connection: Connection, job_id: int, model: str, what: Dimension, now: float, back_at: float
+) -> None:
     """Wait for room, before everybody who comes later."""
-    connection.execute(_WAIT, {"me": job_id, "what": what, "since": now, "back": back_at})
+    connection.execute(_WAIT, {"me": job_id, "of": model, "what": what, "since": now, "back": back_at})
 
 
-def served(connection: Connection, job_id: int) -> None:
+def served(connection: Connection, job_id: int, model: str) -> None:
     """Its turn has come: whoever waits is before it now."""
-    connection.execute(_SERVED, {"me": job_id})
+    connection.execute(_SERVED, {"me": job_id, "of": model})
 
 
 def standing(connection: Connection, quotas: Quotas, wish: Wish, now: float) -> Standing:

@@ -5,41 +5,53 @@ outcome costs and where the task goes from it was decided in `core`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, Update, bindparam, select, text, update
+from sqlalchemy import Connection, Double, RowMapping, Table, Update, bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.sqlite.dml import Insert
 
 from runner.core.budget import Spend
-from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Refused, State, Unstored, Unusable
+from runner.core.lifecycle import (
+    Answer,
+    AttemptState,
+    Made,
+    Outcome,
+    Picture,
+    Refused,
+    State,
+    Unstored,
+    Unusable,
+    Usage,
+)
 from runner.core.paths import fold
-from runner.core.pricing import Settlement
+from runner.core.pricing import Quote, Settlement
+from runner.core.quota import LEAVES_WITHIN_S
 from runner.core.retry import Move
 from runner.ledger.claim import SPEND, one, spend_of
 from runner.ledger.enqueue import upsert
 from runner.ledger.facts import Claimed, Settled
-from runner.ledger.models import account, allowance, attempt, job, task
+from runner.ledger.models import WAITING, account, allowance, attempt, job, task
 from runner.ledger.quotas import NEXT_CHANGE
 
+FORGOTTEN_AFTER = 20
+"""Answers with fewer pictures than the most that came in one."""
+
 _IN_FLIGHT = attempt.c.state == AttemptState.RUNNING
-_ATTEMPT = (
-    select(
-        attempt.c.id,
+_END = (
+    update(attempt)
+    .where(attempt.c.token == bindparam("by_token"), _IN_FLIGHT)
+    .values(
+        changed=NEXT_CHANGE, sent_at=func.coalesce(attempt.c.sent_at, bindparam("may_have_left_at", type_=Double))
+    )
+    .returning(
         attempt.c.job_id,
         attempt.c.task_id,
         attempt.c.account_id,
-        attempt.c.sent_at,
         attempt.c.reserved_nanos,
         attempt.c.reserved_image_tokens,
-        task.c.live,
     )
-    .join(task, task.c.id == attempt.c.task_id)
-    .where(attempt.c.token == bindparam("by_token"), _IN_FLIGHT)
-    .with_for_update()
 )
-_END = update(attempt).where(attempt.c.id == bindparam("row_id"), _IN_FLIGHT).values(changed=NEXT_CHANGE)
 _OF_TASK = select(task.c.state, task.c.live, task.c.tries, task.c.attempts).where(
     task.c.id == bindparam("task_id")
 )
@@ -53,6 +65,7 @@ _MOVE = (
         unknown_nanos=task.c.unknown_nanos + bindparam("unknown"),
         image_tokens=task.c.image_tokens + bindparam("tokens"),
     )
+    .returning(task.c.live)
 )
 """NULL plus anything is NULL: a sum with an unknown part is unknown."""
 
@@ -92,16 +105,21 @@ def settle(
 
     If the attempt had already ended, nothing changes and `recorded` is false.
     """
-    held = connection.execute(_ATTEMPT, {"by_token": claimed.token}).mappings().one_or_none()
+    ended = {
+        **_ended(claimed.quote, outcome, settlement, move),
+        "by_token": claimed.token,
+        "may_have_left_at": _may_have_left_at(claimed, settlement, now),
+        "ended_at": now,
+        "latency_s": latency_s,
+        "adopted": adopted,
+    }
+    held = connection.execute(_END, _storable(ended)).mappings().one_or_none()
     if held is None:
         return Settled(_spend(connection, claimed.job), recorded=False)
-    ended = _ended(held, outcome, settlement, move) | {"ended_at": now, "latency_s": latency_s, "adopted": adopted}
-    if held["sent_at"] is None and settlement.state is not AttemptState.RELEASED:
-        ended["sent_at"] = now  # it may have left at any moment until now, and nobody lived to tell
-    one(connection.execute(_END, {"row_id": held["id"], **_storable(ended)}).rowcount)
     moved = _moved(held, outcome, settlement, move, now)
-    one(connection.execute(_MOVE, {"row_id": held["task_id"], **_storable(moved)}).rowcount)
-    more = {"now": now, **_paid(held, settlement, move)}
+    live = connection.execute(_MOVE, {"row_id": held["task_id"], **_storable(moved)}).scalars().all()
+    one(len(live))
+    more = {"now": now, **_paid(held, settlement, move, live=live[0])}
     spend = spend_of(connection.execute(_PAY, {"row_id": held["job_id"], **more}).mappings().one())
     if held["account_id"] is not None:
         one(connection.execute(_PAY_THERE, {"row_id": held["account_id"], **more}).rowcount)
@@ -113,7 +131,13 @@ def _spend(connection: Connection, name: str) -> Spend:
     return spend_of(connection.execute(_SPEND, {"by_name": name}).mappings().one())
 
 
-def _ended(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Move) -> dict[str, Any]:
+def _may_have_left_at(claimed: Claimed, settlement: Settlement, now: float) -> float | None:
+    """The last moment at which it may have left, where nobody lived to tell; None where it never did."""
+    released = settlement.state is AttemptState.RELEASED
+    return None if released else min(now, claimed.started_at + LEAVES_WITHIN_S)
+
+
+def _ended(quote: Quote, outcome: Outcome, settlement: Settlement, move: Move) -> dict[str, Any]:
     """The columns of an attempt that has ended."""
     answer, picture, tokens = _answer(outcome), _picture(outcome), settlement.tokens
     return {
@@ -127,22 +151,22 @@ def _ended(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Mov
         "input_tokens": tokens and tokens.input,
         "text_tokens": tokens and tokens.text,
         "image_tokens": tokens and tokens.image,
-        "usage": asdict(answer.usage) if answer and answer.usage else None,
+        "usage": _fields(answer.usage) if answer and answer.usage else None,
         "response_id": answer and answer.response_id,
         "model_version": answer and answer.model_version,
         "tier": answer and answer.tier,
         "pictures": answer and answer.pictures,
         "path": picture and picture.path,
         "sha256": picture and picture.sha256,
-        "overrun": _overrun(held, settlement),
+        "overrun": _overrun(quote, settlement),
     }
 
 
-def _overrun(held: RowMapping, settlement: Settlement) -> bool:
+def _overrun(quote: Quote, settlement: Settlement) -> bool:
     tokens = None if settlement.tokens is None else settlement.tokens.image
-    pairs = ((settlement.nanos, held["reserved_nanos"]), (tokens, held["reserved_image_tokens"]))
-    settled = settlement.state is AttemptState.SETTLED
-    return settled and any(None not in pair and pair[0] > pair[1] for pair in pairs)
+    pairs = ((settlement.nanos, quote.nanos), (tokens, quote.image_tokens))
+    dearer = (cost is not None and held is not None and cost > held for cost, held in pairs)
+    return settlement.state is AttemptState.SETTLED and any(dearer)
 
 
 def _moved(held: RowMapping, outcome: Outcome, settlement: Settlement, move: Move, now: float) -> dict[str, Any]:
@@ -175,10 +199,15 @@ def _said(answer: Answer) -> dict[str, Any]:
 
 
 def _kept(picture: Picture) -> dict[str, Any]:
-    return {**asdict(picture), "path_folded": folded_stem(picture.path)}
+    return {**_fields(picture), "path_folded": folded_stem(picture.path)}
 
 
-def _paid(held: RowMapping, settlement: Settlement, move: Move) -> dict[str, int]:
+def _fields(facts: Usage | Picture) -> dict[str, Any]:
+    """A flat value by its fields: `asdict` would copy each of them."""
+    return {name: getattr(facts, name) for name in facts.__dataclass_fields__}
+
+
+def _paid(held: RowMapping, settlement: Settlement, move: Move, *, live: bool) -> dict[str, int]:
     """How the job's counters move. What was reserved is what is given up or kept as unknown, never an estimate."""
     reserved = (held["reserved_nanos"], held["reserved_image_tokens"])
     settled: tuple[int | None, int | None] = (0, 0)
@@ -198,7 +227,7 @@ def _paid(held: RowMapping, settlement: Settlement, move: Move) -> dict[str, int
         "uncounted": (None in (settled[1], unknown[1])) - (reserved[1] is None),
         **{state.value: 0 for state in State},
     }
-    if held["live"]:
+    if live:
         more[State.RUNNING.value] -= 1
         more[move.state.value] += 1
     return {f"more_{name}": value for name, value in more.items()}
@@ -209,13 +238,26 @@ def _raise_allowance(connection: Connection, claimed: Claimed, outcome: Outcome,
     answer, tokens = _answer(outcome), settlement.tokens
     if answer is None or answer.usage is None or tokens is None:
         return
-    model = claimed.recipe.model
-    each = -(-(answer.usage.image or 0) // max(1, answer.pictures))  # several pictures once are no larger picture
+    before, settings = claimed.seen, claimed.recipe
+    each = -(-(answer.usage.image or 0) // max(1, answer.pictures))
     seen = [
-        {"model": model, "kind": "text", "setting": claimed.recipe.thinking or "", "tokens": tokens.text},
-        {"model": model, "kind": "image", "setting": claimed.size, "tokens": each},
+        ("text", settings.thinking or "", tokens.text, before.text),
+        ("image", claimed.size, each, before.image),
+        ("pictures", claimed.size, answer.pictures, before.pictures),
     ]
-    connection.execute(_larger(connection.dialect.name), seen)
+    if claimed.references:
+        text_bytes = len(claimed.prompt.encode()) + len((settings.system or "").encode())
+        of_one = -(-max(0, tokens.input - text_bytes) // len(claimed.references))
+        seen.append(("reference", "", of_one, before.reference))
+    larger = [
+        {"model": settings.model, "kind": kind, "setting": setting, "tokens": now, "since": 0}
+        for kind, setting, now, known in seen
+        if now > known
+    ]
+    if larger:
+        connection.execute(_larger(connection.dialect.name), larger)
+    if 0 < answer.pictures < before.pictures:
+        _lower_pictures(connection, settings.model, claimed.size)
 
 
 @cache
@@ -223,8 +265,17 @@ def _larger(dialect: str) -> Insert:
     statement = upsert(dialect, allowance)
     larger = statement.excluded.tokens
     return statement.on_conflict_do_update(
-        index_elements=["model", "kind", "setting"], set_={"tokens": larger}, where=allowance.c.tokens < larger
+        index_elements=["model", "kind", "setting"],
+        set_={"tokens": larger, "since": 0},
+        where=allowance.c.tokens < larger,
     )
+
+
+def _lower_pictures(connection: Connection, model: str, size: str) -> None:
+    """One answer with several pictures is a whim: after `FORGOTTEN_AFTER` with fewer it is forgotten."""
+    mine = (allowance.c.model == model, allowance.c.kind == "pictures", allowance.c.setting == size)
+    connection.execute(update(allowance).where(*mine).values(since=allowance.c.since + 1))
+    connection.execute(delete(allowance).where(*mine, allowance.c.since >= FORGOTTEN_AFTER))
 
 
 def _answer(outcome: Outcome) -> Answer | None:
@@ -243,6 +294,18 @@ def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in values.items()
     }
+
+
+def fail(connection: Connection, task_id: int, reason: str, error: str, *, now: float) -> bool:
+    """End a task that waits and can never be sent: no attempt, no money. False if it does not wait any more."""
+    facts = {"state": State.FAILED, "due_at": None, **_storable({"reason": reason, "error": error})}
+    ended = update(task).where(task.c.id == task_id, WAITING).values(**facts).returning(task.c.job_id)
+    job_id = connection.execute(ended).scalar_one_or_none()
+    if job_id is None:
+        return False
+    moved = {"failed": job.c.failed + 1, "queued": job.c.queued - 1, "updated_at": now}
+    connection.execute(update(job).where(job.c.id == job_id).values(**moved))
+    return True
 
 
 def forgive(connection: Connection, name: str, attempts: Iterable[Claimed], *, now: float) -> int:

@@ -163,18 +163,18 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Any:
     After a failure of the machine SQLite may have rolled the whole transaction back by itself; carrying on would
     write outside of any, so such errors end the group.
     """
-    savepoint = connection.begin_nested()
+    connection.exec_driver_sql("SAVEPOINT operation")  # SQLAlchemy's own is compiled anew each time
     try:
         result = work(connection)
     except IntegrityError as error:
-        savepoint.rollback()
-        return _Failed(error)
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
+        result = _Failed(error)
     except (DBAPIError, sqlite3.Error):
         raise
     except Exception as error:  # noqa: BLE001  # it belongs to whoever waits for this operation
-        savepoint.rollback()
-        return _Failed(error)
-    savepoint.commit()
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
+        result = _Failed(error)
+    connection.exec_driver_sql("RELEASE SAVEPOINT operation")
     return result
 
 

@@ -16,14 +16,13 @@ from runner.sandbox.clock import Clock, Instant
 from runner.sandbox.delivery import deliver
 from runner.sandbox.draw import Drawn, draw
 from runner.sandbox.errors import ApiError, invalid, no_key, retired_model, unknown_model, wrong_key
+from runner.sandbox.files import Files
 from runner.sandbox.options import Options
 from runner.sandbox.outage import outage_at
 from runner.sandbox.quota import Counted, Quotas
 from runner.sandbox.reply import OUTAGES, Reply, error_reply, html
 from runner.sandbox.request import loads, understand
 
-MAX_BODY = 100 * 1024 * 1024
-"""Bytes of one request (gemini-api.md §4.3)."""
 PAGE_SIZE = 50
 """Models in one page of the list."""
 
@@ -31,8 +30,9 @@ PAGE_SIZE = 50
 def create_app(options: Options, *, now: Callable[[], float] = time.time) -> web.Application:
     """The sandbox as an application; `now` gives seconds since 1970. ValueError for options that make no sense."""
     sandbox = Sandbox(options, now)
-    app = web.Application(client_max_size=MAX_BODY)
+    app = web.Application(client_max_size=options.request_bytes + 1)
     version = "/{version:v1(?:beta)?}"
+    app.router.add_routes(sandbox.files.routes(version))
     app.router.add_post(version + "/models/{call:[^/]+}", sandbox.call)
     app.router.add_get(version + "/models", sandbox.list_models)
     app.router.add_get(version + "/models/{model:[^/:]+}", sandbox.get_model)
@@ -46,7 +46,7 @@ async def _nothing_here(request: web.Request) -> web.StreamResponse:
 
 
 class Sandbox:
-    """Quotas, files and options of one sandbox, and its handlers."""
+    """Quotas, books and options of one sandbox, and its handlers."""
 
     def __init__(self, options: Options, now: Callable[[], float]) -> None:
         """Pick up what an earlier sandbox left in the state folder."""
@@ -63,6 +63,7 @@ class Sandbox:
             nameless=options.nameless_quotas,
             values=options.quota_values,
         )
+        self.files = Files(options, self._clock, self._books, self._authorise)
         self._verbs: dict[str, Callable[[web.Request, str], Awaitable[Reply]]] = {
             "generateContent": self._generate
         }
@@ -118,7 +119,8 @@ class Sandbox:
             return await self._down(request, model, kind, at)
         try:
             self._authorise(request)
-            asked = understand(self._find(request, model), loads(await _read_body(request)))
+            body = loads(await self._read_body(request))
+            asked = understand(self._find(request, model), body, self.files.used)
             drawn, at = draw(asked, self._books.seen(asked) + 1, self._options), self._clock.read()
             weight = drawn.weight
             self._quotas.admit(Counted(asked.model.id, at.clock, weight))
@@ -135,7 +137,8 @@ class Sandbox:
         asked = None
         with suppress(ApiError):
             if kind != "refuse":
-                asked = understand(self._find(request, model), loads(await _read_body(request)))
+                body = loads(await self._read_body(request))
+                asked = understand(self._find(request, model), body, self.files.held)
         self._books.arrived(at, model, asked, status=f"outage_{kind}")
         return OUTAGES[kind]
 
@@ -154,12 +157,12 @@ class Sandbox:
             )  # fmt: skip
         return reply
 
-
-async def _read_body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise invalid(f"Request payload size exceeds the limit: {MAX_BODY} bytes.") from error
+    async def _read_body(self, request: web.Request) -> bytes:
+        limit = self._options.request_bytes
+        with suppress(web.HTTPRequestEntityTooLarge):
+            if len(body := await request.read()) <= limit:
+                return body
+        raise invalid(f"Request payload size exceeds the limit: {limit} bytes.")
 
 
 def _page(request: web.Request) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The two files of a sandbox: every request as it arrives, and the bill. No key is ever written to either."""
+"""What a sandbox writes down: requests as they arrive, the bill, what the Files API was asked. Never a key."""
 
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,37 @@ from runner.sandbox.request import Asked
 from runner.sandbox.sample import Charge, Sample
 
 
+@dataclass(slots=True)
+class Deed:
+    """One request to the Files API, as far as it is understood so far."""
+
+    op: str
+    """`start`, `upload`, `finalize`, `query`, `cancel`, `get`, `list`, `delete`, `download`; `use`: file_gone."""
+    request: str | None = None
+    """What it is the same as, for the draw of its fault."""
+    file: str | None = None
+    """`files/ID`."""
+    mime: str | None = None
+    offset: int | None = None
+    """Where its bytes belong."""
+    kept: int | None = None
+    """How many of them were kept."""
+    fault: str | None = None
+
+
 class Books:
-    """Appends to `requests.jsonl` and `bill.jsonl`; a sandbox on the same folder counts on from there.
+    """Appends to `requests.jsonl`, `bill.jsonl`, `files.jsonl`; a sandbox on the same folder counts on from there.
 
     Each line is one write to a file opened for appending: a killed sandbox leaves whole lines.
     """
 
     def __init__(self, state_dir: Path, clock: Clock) -> None:
-        """Open both files below `state_dir`. Raises OSError."""
+        """Open the files below `state_dir`. Raises OSError."""
         self._clock = clock
         self._requests, self._bill = _Log(state_dir / "requests.jsonl"), _Log(state_dir / "bill.jsonl")
+        self._files = _Log(state_dir / "files.jsonl")
         self._seen: Counter[str] = Counter()
+        self._turns = Counter(row["request"] for row in self._files.rows() if row["request"])
         self.counted: list[Counted] = []
         """The requests that earlier runs of this sandbox counted towards its quotas."""
         self._last_billed_at = 0.0
@@ -65,6 +85,7 @@ class Books:
             "size": asked and asked.size,
             "aspect": asked and asked.aspect,
             "prompt": asked and asked.prompt,
+            "references": asked and [reference.row() for reference in asked.references],
             "status": status,
             "refused_by": refused_by,
             "admitted": seen is not None,
@@ -103,10 +124,19 @@ class Books:
         }
         self._bill.append(line)
 
+    def turn(self, request: str) -> int:
+        """Count a request to the Files API; returns how often it came."""
+        self._turns[request] += 1
+        return self._turns[request]
+
+    def filed(self, at: Instant, deed: Deed, status: str) -> None:
+        """Note what became of a request to the Files API."""
+        self._files.append({"at": at.wall, "clock": at.clock, **asdict(deed), "status": status})
+
     def close(self) -> None:
-        """Close both files."""
-        self._requests.close()
-        self._bill.close()
+        """Close the files."""
+        for log in (self._requests, self._bill, self._files):
+            log.close()
 
 
 class _Log:

@@ -28,7 +28,7 @@ async def deliver(request: web.Request, reply: Reply, speed: float) -> web.Strea
 
 
 def _headers(reply: Reply) -> dict[str, str]:
-    return {"x-gemini-service-tier": reply.tier, "Content-Type": reply.content_type}
+    return {"x-gemini-service-tier": reply.tier, "Content-Type": reply.content_type, **reply.headers}
 
 
 async def _hang(request: web.Request, _reply: Reply, _pause_s: float) -> web.StreamResponse:

@@ -9,6 +9,7 @@ STATUSES = {
     400: "INVALID_ARGUMENT",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
     429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED",
     500: "INTERNAL",
@@ -45,12 +46,14 @@ class ApiError(Exception):
     details: Sequence[dict[str, Any]] = ()
     refused_by: str | None = None
     """The quota that refused it, by its name in QUOTAS; not on the wire."""
+    status: str | None = None
+    """Where it is not the usual one of its code."""
 
     def body(self) -> dict[str, Any]:
         """The envelope; 408 has no status name of its own."""
         error: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.code in STATUSES:
-            error["status"] = STATUSES[self.code]
+        if status := self.status or STATUSES.get(self.code):
+            error["status"] = status
         if self.details:
             error["details"] = list(self.details)
         return {"error": error}
@@ -143,6 +146,25 @@ def retired_model(model: str) -> ApiError:
         f"This model models/{model} is no longer available. Please update your code to use a newer model for the "
         "latest features and improvements.",
     )
+
+
+def no_file(id_: str) -> ApiError:
+    """403, not 404: the file is not there, or no longer, or somebody else's."""
+    return ApiError(403, f"You do not have permission to access the File {id_} or it may not exist.")
+
+
+def file_not_active(id_: str) -> ApiError:
+    """400: the file is still processed, or failed to be."""
+    text = f"The File {id_} is not in an ACTIVE state and usage is not allowed."
+    return ApiError(400, text, status="FAILED_PRECONDITION")
+
+
+def storage_full(limit: int) -> ApiError:
+    """429 without a delay: the files of the project hold all they may (§9.2). Only the metric's name is known."""
+    metric = f"{_METRIC}file_storage_bytes"
+    violation = {"quotaMetric": metric, "quotaId": "FileStorageBytesPerProject", "quotaValue": str(limit)}
+    details = [_HELP, {"@type": f"{_TYPE}QuotaFailure", "violations": [violation]}]
+    return ApiError(429, f"{_EXCEEDED}\n* Quota exceeded for metric: {metric}, limit: {limit}", details)
 
 
 def exhausted(refused_by: str | None = None) -> ApiError:

@@ -1,11 +1,12 @@
 """The fault table: which misbehaviour a request meets, and how likely each is.
 
-What a fault looks like on the wire is in `answer` (bodies), `errors` (statuses) and `delivery` (connections).
+What a fault looks like on the wire is in `answer` (bodies), `errors` (statuses), `delivery` (connections) and
+`files` (those of the Files API).
 """
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,21 @@ FAULTS = (
 )
 """Every fault that takes the place of a plain answer; a request meets at most one (gemini-api.md §12)."""
 
+FILE_FAULTS: Mapping[str, tuple[str, ...]] = {
+    "start": ("upload_start_lost", "upload_503", "upload_mime", "upload_jsonl", "storage_full"),
+    "chunk": ("upload_503", "upload_broken", "upload_no_status"),
+    "file": ("file_failed", "file_processing"),
+    "use": ("file_gone",),
+}
+"""Faults of the Files API by where they are drawn, at most one at each; in no preset (gemini-api.md §9, §12).
+
+`upload_start_lost`: the upload begins, its reply is lost. `upload_mime`, `upload_jsonl`: 400 for any MIME type, or
+for that of JSON lines. `storage_full`: 429. `upload_broken`: a reset within a chunk, its first bytes are kept.
+`upload_no_status`: no X-Goog-Upload-Status, the chunk is kept or is not. `file_processing`: not ACTIVE before 5 to
+30 s of the clock have passed. `file_gone`: 403 when it is used, and from then on.
+"""
+_NAMES = (*FAULTS, *dict.fromkeys(name for names in FILE_FAULTS.values() for name in names))
+
 HABITS = {"details_missing": 0.05, "overrun": 0.002}
 """What ordinary answers do now and then, whatever the plan; a plan may set their rates, to 0 as well.
 
@@ -64,7 +80,7 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "mild": dict.fromkeys(_MILD, 0.01),
     "storm": dict.fromkeys(_STORM, 0.009) | dict.fromkeys(_THROTTLES, 0.005),
 }
-"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all but hanging, run-stopping and other tiers."""
+"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all that is left but `hang`; none of files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +93,14 @@ class FaultPlan:
         """Refuse what cannot be drawn."""
         for name, rate in self.rates.items():
             _check(name, rate)
-        if (total := sum(self.rates.get(name, 0.0) for name in FAULTS)) > 1 + 1e-9:
-            raise ValueError(f"the probabilities of the faults add up to {total:g}; at most 1 is possible")
+        for names in (FAULTS, *FILE_FAULTS.values()):
+            if (total := sum(self.rates.get(name, 0.0) for name in names)) > 1 + 1e-9:
+                raise ValueError(f"the probabilities of the faults add up to {total:g}; at most 1 is possible")
 
-    def draw(self, chance: Chance) -> str | None:
-        """The fault this sample meets; None for a plain answer."""
+    def draw(self, chance: Chance, names: Sequence[str] = FAULTS) -> str | None:
+        """The fault among `names` that this sample meets; None for a plain answer."""
         left = chance.unit("fault")
-        for name in FAULTS:
+        for name in names:
             left -= self.rates.get(name, 0.0)
             if left < 0:
                 return name
@@ -95,8 +112,8 @@ class FaultPlan:
 
 
 def _check(name: str, rate: object) -> None:
-    if name not in FAULTS and name not in HABITS:
-        near = difflib.get_close_matches(name, (*FAULTS, *HABITS, *PRESETS), 1)
+    if name not in _NAMES and name not in HABITS:
+        near = difflib.get_close_matches(name, (*_NAMES, *HABITS, *PRESETS), 1)
         raise ValueError(f"unknown fault {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise ValueError(f"fault {name}: {rate!r} is not a probability from 0 to 1")

@@ -14,7 +14,8 @@ class Options:
     """How one sandbox behaves. Times are seconds of its own clock, `speed` times as fast as the wall's."""
 
     state_dir: Path
-    """Keeps `bill.jsonl`, `requests.jsonl` and `clock.json`; a sandbox on the same folder goes on from there."""
+    """Keeps `bill.jsonl`, `requests.jsonl`, `files.jsonl`, `clock.json` and the folder `files`; a sandbox on the
+    same folder goes on from there."""
     port: int | None = None
     """TCP port, 0 for any free one; used when `uds` is None."""
     uds: Path | None = None
@@ -44,3 +45,10 @@ class Options:
     image: Literal["jpeg", "png"] = "jpeg"
     signature_bytes: int = 2048
     """Size of a `thoughtSignature`; recorded ones are 0.95 to 2.9 MB."""
+    request_bytes: int = 20_971_520
+    """Most of one request's JSON. Documents say 100 MB since 2026-01, errors with this number are still reported
+    (gemini-api.md §13.9): who stays within it is safe with both."""
+    file_bytes: int = 2 << 30
+    """Most of one file of the Files API (§9.2)."""
+    storage_bytes: int = 20 << 30
+    """Most of all of them."""

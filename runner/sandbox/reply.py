@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.sandbox.errors import REPORT, ApiError, exhausted, no_quota, quota_exceeded, retired_model
 from runner.sandbox.sample import Sample
@@ -26,6 +26,8 @@ class Reply:
     """A fault of the connection."""
     tier: str = "standard"
     """Which tier served it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides those that every reply has."""
 
 
 def dump(body: object) -> bytes:
@@ -58,7 +60,7 @@ def _internal(sample: Sample) -> ApiError:
     return ApiError(500, sample.chance.pick("wording", wordings))
 
 
-_UNAVAILABLE = ApiError(503, "The service is currently unavailable.")
+UNAVAILABLE = ApiError(503, "The service is currently unavailable.")
 _HIGH_DEMAND = ApiError(
     503,
     "This model is currently experiencing high demand. Spikes in demand are usually temporary. "
@@ -78,7 +80,7 @@ ERRORS: Mapping[str, Callable[[Sample], ApiError]] = {
     "credits": lambda _: _DEPLETED,
     "retired_404": lambda sample: retired_model(sample.asked.model.id),
     "http_500": _internal,
-    "http_503": lambda _: _UNAVAILABLE,
+    "http_503": lambda _: UNAVAILABLE,
     "http_503_demand": lambda _: _HIGH_DEMAND,
 }
 """Error statuses with the service's envelope; nothing was generated."""
@@ -86,7 +88,7 @@ ERRORS: Mapping[str, Callable[[Sample], ApiError]] = {
 MISSHAPEN: Mapping[str, Reply] = {
     "http_502_html": html(502, "502 Bad Gateway"),
     "empty_502": Reply(502, b"", HTML_TYPE),
-    "error_list": Reply(503, dump([_UNAVAILABLE.body()])),
+    "error_list": Reply(503, dump([UNAVAILABLE.body()])),
     "error_in_200": Reply(200, dump(ApiError(500, "Internal error encountered.").body())),
 }
 """Errors in other shapes; nothing was generated."""
@@ -94,7 +96,7 @@ MISSHAPEN: Mapping[str, Reply] = {
 _DEADLINE = ApiError(504, "Deadline expired before operation could complete.")
 
 OUTAGES: Mapping[str, Reply] = {
-    "503": error_reply(_UNAVAILABLE),
+    "503": error_reply(UNAVAILABLE),
     "500": error_reply(ApiError(500, "Internal error encountered.")),
     "504": error_reply(_DEADLINE),
     "timeout": Reply(503, b"", delivery="hang"),

@@ -1,24 +1,20 @@
 """What a request asks for, checked against the catalog as the service checks it (gemini-api.md §3, §4, §7)."""
 
 import hashlib
-import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pybase64
-
 from runner.core.catalog import SIZES, Model
-from runner.sandbox.errors import REPORT, ApiError, invalid, invalid_payload
+from runner.sandbox.errors import invalid, invalid_payload
+from runner.sandbox.reference import Find, Reference, nothing_held, reference_tokens, referred, sent_as
 from runner.sandbox.schema import normalise
 
 SIZE_ALIASES = {"512P": "512", "512PX": "512"}
 """Upper-case spellings that the service's own message lists; `512px` and `1k` are errors."""
 ASPECTS = ("1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9")
-IMAGE_INPUT_TOKENS = 516
-"""One reference image, as the single capture of this model family shows it (gemini-api.md §5.4)."""
 PAYLOADS = ("text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode")
 
 
@@ -28,7 +24,7 @@ class Asked:
 
     model: Model
     hash: str
-    """Of model and normalised body: the same for every spelling of one request."""
+    """Of model and normalised body: the same for every spelling of one request, wherever its files lie."""
     prompt: str
     size: str
     aspect: str
@@ -38,6 +34,8 @@ class Asked:
     include_thoughts: bool
     text_tokens: int
     reference_tokens: int
+    references: tuple[Reference, ...] = ()
+    """In their order."""
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -68,21 +66,26 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"Unexpected token. {name}")
 
 
-def understand(model: Model, raw: Any) -> Asked:
-    """Check the parsed JSON of a generateContent body; ApiError 400 or 403 as the service would say it."""
+def understand(model: Model, raw: Any, find: Find = nothing_held) -> Asked:
+    """Check the parsed JSON of a generateContent body; ApiError 400 or 403 as the service would say it.
+
+    `find` knows the files of the Files API.
+    """
     body = normalise(raw)
-    config = body.get("generationConfig", {})
-    parts = _parts(model, body.get("contents", []))
+    config, contents = body.get("generationConfig", {}), body.get("contents", [])
+    parts = _parts(model, contents)
     texts = [part["text"] for part in parts if "text" in part]
     system = [part.get("text", "") for part in body.get("systemInstruction", {}).get("parts", ())]
-    references = [part["inlineData"] for part in parts if "inlineData" in part]
     if config.get("candidateCount", 1) != 1:
         raise invalid("Multiple candidates is not enabled for this model")
+    tokens = reference_tokens(model, sum("inlineData" in part or "fileData" in part for part in parts))
+    pictures = [referred(part, find) for part in parts]
+    references = tuple(picture for picture in pictures if picture)
     size, aspect = _shape(model, config, references)
     thinking = config.get("thinkingConfig", {})
     return Asked(
         model=model,
-        hash=_hash(model, body),
+        hash=_hash(model, {**body, "contents": _resolved(contents, iter(pictures))}),
         prompt="\n".join(texts),
         size=size,
         aspect=aspect,
@@ -90,8 +93,18 @@ def understand(model: Model, raw: Any) -> Asked:
         thinking=_thinking(model, thinking),
         include_thoughts=thinking.get("includeThoughts", False),
         text_tokens=text_tokens([*texts, *system]),
-        reference_tokens=_reference_tokens(model, len(references)),
+        reference_tokens=tokens,
+        references=references,
     )
+
+
+def _resolved(contents: list[dict[str, Any]], pictures: Iterator[Reference | None]) -> list[dict[str, Any]]:
+    return [
+        {**content, "parts": [sent_as(part, next(pictures)) for part in content["parts"]]}
+        if "parts" in content
+        else content
+        for content in contents
+    ]
 
 
 def _hash(model: Model, body: dict[str, Any]) -> str:
@@ -104,12 +117,6 @@ def text_tokens(texts: Iterable[str]) -> int:
     text = " ".join(parts)
     guess = max(math.ceil(len(text.split()) * 1.3), len(text) // 4, 1)
     return min(guess, sum(len(part.encode()) for part in parts))
-
-
-def _reference_tokens(model: Model, references: int) -> int:
-    if references > (model.max_references or references):
-        raise invalid("Request contains an invalid argument.")
-    return references * min(IMAGE_INPUT_TOKENS, model.reference_tokens or IMAGE_INPUT_TOKENS)
 
 
 def _parts(model: Model, contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,35 +149,6 @@ def _check_part(part: dict[str, Any], path: str) -> None:
     if len(payloads) > 1:
         text = f"Invalid value at '{path}' (oneof), oneof field 'data' is already set. Cannot set '{payloads[1]}'"
         raise invalid_payload([(path, text)])
-    if "inlineData" in part:
-        _check_image(part["inlineData"])
-    if "fileData" in part:
-        _check_file(part["fileData"].get("fileUri", ""))
-
-
-def _check_image(blob: dict[str, str]) -> None:
-    mime = blob.get("mimeType", "")
-    if not mime.startswith("image/"):
-        raise invalid(f"Unsupported MIME type: {mime}")
-    image_size(blob)
-
-
-def image_size(blob: dict[str, str]) -> tuple[int, int]:
-    """Width and height of an inline image; ApiError 400 where it cannot be opened."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(pybase64.b64decode(blob.get("data", "")))) as image:
-            return image.size
-    except OSError as error:
-        raise invalid(f"Unable to process input image. {REPORT}") from error
-
-
-def _check_file(uri: str) -> None:
-    if "/files/" in uri:
-        name = uri.rsplit("/", 1)[-1]
-        raise ApiError(403, f"You do not have permission to access the File {name} or it may not exist.")
-    raise invalid("Cannot fetch content from the provided URL.")
 
 
 def _check_signature(part: dict[str, Any], content: int, position: int) -> None:
@@ -182,7 +160,7 @@ def _check_signature(part: dict[str, Any], content: int, position: int) -> None:
         )
 
 
-def _shape(model: Model, config: dict[str, Any], references: list[dict[str, str]]) -> tuple[str, str]:
+def _shape(model: Model, config: dict[str, Any], references: Sequence[Reference]) -> tuple[str, str]:
     asked = _image_config(config)
     size, aspect = asked.get("imageSize"), asked.get("aspectRatio")
     if size is not None:
@@ -220,11 +198,11 @@ def _size(model: Model, size: str) -> str:
     return size
 
 
-def _follow(model: Model, references: list[dict[str, str]]) -> str:
+def _follow(model: Model, references: Sequence[Reference]) -> str:
     """Without an aspect the picture follows the last image of the input, else it is square (§3.1)."""
-    if not references:
+    if not references or (pixels := references[-1].pixels) is None:
         return "1:1"
-    width, height = image_size(references[-1])
+    width, height = pixels
     return min(model.aspects, key=lambda aspect: abs(math.log(_ratio(aspect) * height / width)))
 
 

@@ -108,6 +108,14 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
     "ToolConfig": {"functionCallingConfig": "FunctionCallingConfig", "retrievalConfig": "free"},
     "FunctionCallingConfig": {"mode": "FunctionCallingMode", "allowedFunctionNames": "[]string"},
     "Empty": {},
+    "CreateFileRequest": {"file": "File"},
+    "File": {
+        **dict.fromkeys(("name", "displayName", "mimeType", "sha256Hash", "uri", "downloadUri"), "string"),
+        **dict.fromkeys(("createTime", "updateTime", "expirationTime", "state", "source"), "string"),
+        "sizeBytes": "long",
+        "error": "free",
+        "videoMetadata": "free",
+    },
 }
 """Fields of each message; `[]` marks a repeated one, `free` a map whose keys are the caller's own."""
 
@@ -115,6 +123,7 @@ TYPE_NAMES = {
     "string": "TYPE_STRING",
     "bool": "TYPE_BOOL",
     "int": "TYPE_INT32",
+    "long": "TYPE_INT64",
     "float": "TYPE_DOUBLE",
     "bytes": "TYPE_BYTES",
 }
@@ -131,13 +140,13 @@ _SPELLINGS = {
 }
 
 
-def normalise(body: Any) -> dict[str, Any]:
-    """The request in one spelling: camelCase, enums in upper case, padded standard base64, nulls dropped.
+def normalise(body: Any, kind: str = "GenerateContentRequest") -> dict[str, Any]:
+    """A message in one spelling: camelCase, enums in upper case, padded standard base64, nulls dropped.
 
     Raises ApiError 400 naming every field that is unknown, given twice or of the wrong kind.
     """
     reader = _Reader()
-    result: dict[str, Any] = reader.value("GenerateContentRequest", body, "")
+    result: dict[str, Any] = reader.value(kind, body, "")
     if reader.problems:
         raise invalid_payload(reader.problems)
     return result
@@ -214,8 +223,16 @@ def _float(raw: Any) -> float:
 
 
 def _int(raw: Any) -> int:
+    return _whole(raw, 1 << 31)
+
+
+def _long(raw: Any) -> int:
+    return _whole(raw, 1 << 63)
+
+
+def _whole(raw: Any, end: int) -> int:
     number = _float(raw)
-    if not number.is_integer() or abs(number) >= 1 << 31:
+    if not number.is_integer() or abs(number) >= end:
         raise ValueError
     return int(number)
 
@@ -230,4 +247,4 @@ def _bytes(raw: Any) -> str:
     return padded
 
 
-_SCALARS = {"string": _string, "bool": _bool, "float": _float, "int": _int, "bytes": _bytes}
+_SCALARS = {"string": _string, "bool": _bool, "float": _float, "int": _int, "long": _long, "bytes": _bytes}

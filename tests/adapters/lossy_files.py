@@ -161,11 +161,12 @@ class LossyFiles:
         self._need(path)
         self._commit([change for change in self.journal if change.synced_with == path])
 
-    def names(self, folder: Path) -> list[str]:
-        return [path.name for path in self.live if path.parent == folder and path != folder]
+    def names(self, folder: Path | str) -> list[str]:
+        here = Path(folder)
+        return [path.name for path in self.live if path.parent == here and path != here]
 
-    def kind(self, path: Path) -> Kind | None:
-        node = self.live.get(path)
+    def kind(self, path: Path | str) -> Kind | None:
+        node = self.live.get(Path(path))
         if node is None:
             return None
         return Kind.FOLDER if node.folder else Kind.FILE
@@ -248,10 +249,10 @@ class TappedFiles:
         self.tap("sync_folder")
         self.inner.sync_folder(path)
 
-    def names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path | str) -> list[str]:
         return self.inner.names(folder)
 
-    def kind(self, path: Path) -> Kind | None:
+    def kind(self, path: Path | str) -> Kind | None:
         return self.inner.kind(path)
 
     def real(self, path: Path) -> Path:

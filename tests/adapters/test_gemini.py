@@ -11,9 +11,11 @@ import httpx
 import pytest
 
 from runner.adapters.gemini import CONNECT_S, INLINE_BYTES
+from runner.adapters.request import payload
 from runner.adapters.transport import environment_proxy
 from runner.core.errors import UsageError
 from runner.core.lifecycle import Lost, Pictured, Reply, Stopped, Unreached, Unusable
+from runner.core.reference import Part
 from tests.adapters.wire_server import (
     HEAD,
     KEY,
@@ -48,6 +50,18 @@ def test_the_request_on_the_wire_is_plain_and_carries_the_key_once() -> None:
             assert headers["content-type"] == "application/json"
             assert headers["user-agent"].startswith("bulkrender/")
             assert (request.head.encode() + request.body).count(KEY.encode()) == 1
+
+    asyncio.run(main())
+
+
+def test_a_large_request_arrives_whole_with_its_length() -> None:
+    async def main() -> None:
+        async with serving(says(response(pictured()))) as served, client(served.url) as c:
+            task = assignment(references=(Part("image/png", base64=b"QUJD" * 1_000_000),))
+            assert isinstance(await c.render(task, MemorySink()), Pictured)
+            (request,) = served.seen
+            assert "transfer-encoding" not in request.headers()
+            assert request.body == payload(task)
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import timeit
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from google import genai
 from google.genai import types
 
-from runner.adapters.request import address, content, payload, prefix
+from runner.adapters.request import address, content, file_address, payload, pieces, prefix, upload_address
 from runner.adapters.wire import load
 from runner.core.errors import UsageError
+from runner.core.reference import Part
 from runner.core.task import Recipe
 from tests.adapters.wire_server import KEY, MODEL, Conversation, assignment, response, serving
 
@@ -104,12 +106,63 @@ def test_every_prompt_survives_the_encoding(prompt: str) -> None:
 @pytest.mark.parametrize("send_size", [True, False])
 def test_the_body_equals_the_sdks_but_for_case(recipe: Recipe, send_size: bool) -> None:
     task = assignment('Ein "Poster" 🍌\nin 漢字', recipe=recipe, send_size=send_size, aspect="16:9", size="2K")
-    path, theirs = asyncio.run(_recorded_from_sdk(task.prompt, recipe, task.size if send_size else None))
+    path, theirs = asyncio.run(_recorded_from_sdk([task.prompt], recipe, task.size if send_size else None))
     assert path == "/pre/v1beta/models/gemini-3.1-flash-image-preview:generateContent"
     assert _comparable(load(payload(task))) == _comparable(theirs)
 
 
-async def _recorded_from_sdk(prompt: str, recipe: Recipe, size: str | None) -> tuple[str, Any]:
+PICTURES = (
+    Part("image/png", base64=base64.b64encode(bytes(range(256)))),
+    Part("image/jpeg", uri="https://h.example/v1beta/files/k3x9q0a7b2cd"),
+    Part('image/"webp', base64=b""),
+)
+
+
+def test_references_follow_the_text_in_their_order_as_the_sdk_sends_them() -> None:
+    task = assignment("a {cat}", recipe=FULL, aspect="16:9", size="2K", references=PICTURES)
+    theirs = [
+        types.Part.from_bytes(data=base64.b64decode(part.base64), mime_type=part.mime)
+        if part.base64 is not None
+        else types.Part.from_uri(file_uri=part.uri or "", mime_type=part.mime)
+        for part in PICTURES
+    ]
+    _, body = asyncio.run(_recorded_from_sdk([task.prompt, *theirs], FULL, task.size))
+    assert _comparable(load(payload(task))) == _comparable(body)
+
+
+@pytest.mark.parametrize("prompt", ["a cat", '"}]},{"inlineData"', "\ud800"])
+def test_the_body_and_its_object_say_the_same(prompt: str) -> None:
+    task = assignment(prompt, recipe=FULL, references=PICTURES)
+    assert json.loads(payload(task)) == content(task)
+    assert list(content(task)) == ["contents", "generationConfig", "systemInstruction", "safetySettings"]
+
+
+def test_an_address_of_unknown_kind_is_sent_without_one() -> None:
+    (_, part) = content(assignment(references=(Part("", uri="files/x"),)))["contents"][0]["parts"]
+    assert part == {"fileData": {"fileUri": "files/x"}}
+
+
+def test_megabytes_of_base64_are_neither_encoded_nor_copied() -> None:
+    data = b"A" * 20_000_000
+    task = assignment(references=(Part("image/png", base64=data),))
+    assert any(piece is data for piece in pieces(task))
+    assert b"".join(pieces(task)) == payload(task)
+    assert min(timeit.repeat(lambda: pieces(task), number=1, repeat=7)) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("base", "start"),
+    [
+        ("https://h.example/v1beta", "https://h.example/upload/v1beta/files"),
+        ("https://h.example/some/prefix/v1", "https://h.example/some/prefix/upload/v1/files"),
+    ],
+)
+def test_an_upload_starts_beside_the_version(base: str, start: str) -> None:
+    assert upload_address(base) == start
+    assert file_address(base, "files/a-1") == f"{base}/files/a-1"
+
+
+async def _recorded_from_sdk(contents: Any, recipe: Recipe, size: str | None) -> tuple[str, Any]:
     async def handle(conversation: Conversation) -> None:
         await conversation.send(response({"candidates": []}))
 
@@ -126,7 +179,7 @@ async def _recorded_from_sdk(prompt: str, recipe: Recipe, size: str | None) -> t
     async with serving(handle) as served:
         options = types.HttpOptions(base_url=f"{served.url}/pre", api_version="v1beta")
         sdk = genai.Client(api_key="k", http_options=options)
-        call = partial(sdk.models.generate_content, model=recipe.model, contents=prompt, config=config)
+        call = partial(sdk.models.generate_content, model=recipe.model, contents=contents, config=config)
         await asyncio.to_thread(call)
         sdk.close()
         return served.seen[0].head.split(" ")[1], load(served.seen[0].body)

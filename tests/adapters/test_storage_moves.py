@@ -208,6 +208,15 @@ def test_folders_of_a_stem_are_no_obstacle(tmp_path):
     assert FolderStore(tmp_path).foreign(["link/x"], ()) == []
 
 
+def test_of_what_is_in_the_way_of_a_folder_the_nearest_is_told_once(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").symlink_to("../a")
+    (tmp_path / "b" / "nowhere").symlink_to("absent")
+    stems = ["a/x/1", "a/y/2", "b/c/d/3", "b/c/4", "b/nowhere/5", "b/absent/6"]
+    assert FolderStore(tmp_path).foreign(stems, ()) == ["a", "b/c"]
+
+
 def test_looking_changes_nothing(tmp_path):
     store = FolderStore(tmp_path / "absent")
     assert store.foreign(["a/b"], ()) == []

@@ -36,6 +36,30 @@ def test_golden_keys_never_change(
     assert key(recipe, prompt, size, aspect, variant=variant, occurrence=occurrence) == golden
 
 
+LOGO = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+@pytest.mark.parametrize(
+    ("references", "golden"),
+    [
+        ([LOGO], "k1-d90694706bda571480280b0496f9dbec"),
+        ([LOGO, LOGO], "k1-2485fd1a8498fa79b6c85143b878596f"),
+        ([LOGO, "https://example.com/a.png"], "k1-02600ecd8a0926d37df4cb218ff39ae9"),
+        (["https://example.com/a.png", LOGO], "k1-50ea90a459e4f666ae8be177fcc87f2b"),
+        (["files/abc-123"], "k1-4a4b3ded1ca854b2e31e03a7af6db1ba"),
+    ],
+)
+def test_golden_keys_of_tasks_with_references_never_change(references: list[str], golden: str):
+    """By content or by URI, in their order."""
+    assert key(PLAIN, "a banana", "1K", "1:1", variant=1, occurrence=1, references=references) == golden
+
+
+def test_no_references_are_left_out_of_the_canonical_request():
+    assert canonical(PLAIN, "a", "1K", "1:1", variant=1, occurrence=1, references=[]) == canonical(
+        PLAIN, "a", "1K", "1:1", variant=1, occurrence=1
+    )
+
+
 def test_the_canonical_request_is_sorted_compact_and_without_what_is_absent():
     assert canonical(PLAIN, "é", "1K", "1:1", variant=1, occurrence=1) == (
         '{"aspect":"1:1","modalities":["IMAGE"],"model":"gemini-3.1-flash-image-preview","occurrence":1,'

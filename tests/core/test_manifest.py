@@ -155,13 +155,18 @@ def test_texts_that_look_like_something_else_stay_as_written():
 
 
 def test_a_prompt_without_an_id_has_one_from_its_text():
-    ids = [p.id for p in parsed(prompts="prompts: [A red fox!, A red fox!, {text: '🍌'}, 北京的早晨]").prompts]
-    assert ids == ["a-red-fox-3eff719911", "a-red-fox-3eff719911-2", "b3c411d456", "北京的早晨-31b87eb58b"]
+    made = tasks(prompts="prompts: [A red fox!, A red fox!, {text: '🍌'}, 北京的早晨]")
+    assert [task.prompt_id for task in made] == [
+        "a-red-fox-3eff719911",
+        "a-red-fox-3eff719911-2",
+        "b3c411d456",
+        "北京的早晨-31b87eb58b",
+    ]
 
 
 def test_an_explicit_id_is_never_given_to_another_prompt():
-    taken = parsed(prompts="prompts: [A red fox!]").prompts[0].id
-    ids = [p.id for p in parsed(prompts=f"prompts: [A red fox!, {{id: {taken}, text: b}}]").prompts]
+    taken = tasks(prompts="prompts: [A red fox!]")[0].prompt_id
+    ids = [task.prompt_id for task in tasks(prompts=f"prompts: [A red fox!, {{id: {taken}, text: b}}]")]
     assert len(set(ids)) == 2
     assert ids[1] == taken
 

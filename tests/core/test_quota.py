@@ -15,11 +15,23 @@ from hypothesis import strategies as st
 
 from runner.core.calendar import PACIFIC, day_start, day_turns, month_start, month_turns
 from runner.core.limits import Dimension, Limits, Need
-from runner.core.quota import AHEAD_S, KEPT_S, SOON_S, WINDOW_MARGIN, Calendar, Facts, Full, QuotaLog
+from runner.core.quota import (
+    AHEAD_S,
+    KEPT_S,
+    LANDED_S,
+    LEAVES_WITHIN_S,
+    SOON_S,
+    WINDOW_MARGIN,
+    Calendar,
+    Facts,
+    Full,
+    QuotaLog,
+)
 from tests.windows import heaviest_window, worst_window
 
 START = datetime(2026, 10, 31, 21, tzinfo=PACIFIC).timestamp()
 """Three hours before a month's turn, and clocks go back in the night after it."""
+NEVER_S = 900.0
 SLIDING_S: dict[Dimension, float] = {"requests": 60.0, "tokens": 60.0, "images": 60.0, "spend_window": 600.0}
 
 
@@ -33,7 +45,6 @@ class Attempt:
     reserved: Need
     final: Need
     sends_at: float
-    ends_at: float
     leaves: bool
     sent: bool = False
     ended: bool = False
@@ -47,7 +58,15 @@ class Attempt:
         return self.final if self.ended else self.reserved
 
     def facts(self) -> Facts:
-        return Facts(self.id, self.model, self.sends_at if self.sent else None, not self.ended, self.need)
+        sent_at = self.sends_at if self.sent else None
+        return Facts(self.id, self.model, self.claimed_at, sent_at, not self.ended, self.need)
+
+    def left_at(self, at: float) -> float | None:
+        """When it left, or is presumed to have, as one knows who looks at `at`."""
+        if self.sent:
+            return self.sends_at
+        last = self.claimed_at + LEAVES_WITHIN_S
+        return last if last <= at else None
 
 
 def weight(dimension: Dimension, need: Need) -> int:
@@ -85,7 +104,7 @@ class World:
         while self.coming and self.coming[0][0] <= now:
             at, number, what = heapq.heappop(self.coming)
             attempt = self.attempts[number]
-            attempt.sent, attempt.ended = attempt.sent or what == "sends", attempt.ended or what == "ends"
+            attempt.sent, attempt.ended = attempt.sent or what != "ends", attempt.ended or what != "sends"
             self.log.advance(at)
             self.log.show(attempt.facts())
         self.now = now
@@ -104,12 +123,20 @@ class World:
 
     def claim(self, model: str, reserved: Need, final: Need, delay_s: float, latency_s: float, *, leaves=True):
         number, sends_at = len(self.attempts), self.now + delay_s
-        attempt = Attempt(number, model, self.now, reserved, final, sends_at, sends_at + latency_s, leaves=leaves)
-        self.attempts.append(attempt)
+        self.attempts.append(Attempt(number, model, self.now, reserved, final, sends_at, leaves=leaves))
         if leaves:
             heapq.heappush(self.coming, (sends_at, number, "sends"))
-        heapq.heappush(self.coming, (attempt.ends_at, number, "ends"))
-        self.log.show(attempt.facts())
+        heapq.heappush(self.coming, (sends_at + latency_s, number, "ends"))
+        self.log.show(self.attempts[-1].facts())
+
+    def claim_and_die(self, model: str, need: Need, mended_in_s: float) -> None:
+        """A run dies with a request of which nobody said whether it left, and is mended long after, if ever."""
+        number, mended_at = len(self.attempts), self.now + mended_in_s
+        left_at = min(mended_at, self.now + LEAVES_WITHIN_S)
+        self.attempts.append(Attempt(number, model, self.now, need, need, left_at, leaves=True))
+        if mended_in_s < NEVER_S:
+            heapq.heappush(self.coming, (mended_at, number, "is mended"))
+        self.log.show(self.attempts[-1].facts())
 
     def judge(self, model: str, need: Need) -> Full | None:
         return self.log.judge(self.now, model, self.limits, need)
@@ -124,7 +151,7 @@ class World:
                 for one in self.attempts
                 if one.counts
                 and (dimension in {"spend_window", "month"} or one.model == model)
-                and (not one.sent or together(dimension, one.sends_at, at))
+                and ((left := one.left_at(at)) is None or together(dimension, left, at))
             ]
             if limit is not None and sum(mine) + weight(dimension, need) > limit:
                 found.add(dimension)
@@ -184,7 +211,7 @@ limits = st.builds(
 gaps = st.one_of(
     st.floats(0, 5), st.floats(0, 5), st.floats(0, 70), st.floats(500, 700), st.sampled_from([3_600.0, 1e6])
 )
-delays = st.one_of(st.just(0.0), st.floats(0, 2), st.floats(0, 60))
+delays = st.one_of(st.just(0.0), st.floats(0, 2), st.floats(0, 60), st.floats(0, LEAVES_WITHIN_S))
 arrivals = st.lists(
     st.tuples(gaps, st.sampled_from("aab"), needs, needs, delays, st.floats(0, 40), st.integers(0, 9)),
     max_size=40,
@@ -208,6 +235,9 @@ def test_what_it_lets_through_is_exactly_what_every_window_has_room_for(held_to,
             world.pass_to(found.until)
         if world.judge(model, reserved) is None:
             leaves = luck != 1
+            if luck == 2:
+                world.claim_and_die(model, reserved, mended_in_s=delay_s * 15)
+                continue
             world.claim(model, reserved, final if leaves else Need(images=0), delay_s, latency_s, leaves=leaves)
     world.pass_to(world.now + 200)
     world.check_nothing_is_over()
@@ -239,13 +269,13 @@ def test_no_window_holds_too_many_and_no_full_one_too_few(rpm):
         while unsent and unsent[0][0] <= now:
             at, one = heapq.heappop(unsent)
             log.advance(at)
-            log.show(Facts(one, "a", at, running=False, need=Need()))
+            log.show(Facts(one, "a", at, at, running=False, need=Need()))
             sent.append(at)
         found = log.judge(now, "a", world.limits, Need())
         if found is not None:
             now = found.until
             continue
-        log.show(Facts(number, "a", None, running=True, need=Need()))
+        log.show(Facts(number, "a", now, None, running=True, need=Need()))
         heapq.heappush(unsent, (now + chance.random() * min(0.2, 6 / rpm), number))
         number += 1
         turn = max(turn, now) + 60 / rpm
@@ -284,7 +314,7 @@ def test_a_clock_that_is_set_back_neither_lets_too_many_through_nor_stops_the_ru
         if log.stale:
             log = rebuilt(now, [at for _, at in sent])
         if log.judge(now, "a", Limits(rpm=rpm), Need()) is None:
-            log.show(Facts(len(sent), "a", now, running=False, need=Need()))
+            log.show(Facts(len(sent), "a", now, now, running=False, need=Need()))
             sent.append((true, now))
             last = true
             true += pace_s
@@ -297,14 +327,14 @@ def rebuilt(now: float, sent: list[float]) -> QuotaLog:
     log = QuotaLog(now, Calendar({"a": sum(at <= now - KEPT_S for at in sent)}))
     for number, at in enumerate(sent):
         if at > now - KEPT_S:
-            log.show(Facts(number, "a", at, running=False, need=Need()))
+            log.show(Facts(number, "a", START, at, running=False, need=Need()))
     return log
 
 
 def test_a_caller_that_waited_to_write_hears_of_sends_after_its_own_instant():
     """They count from when they left, not from when it began to wait."""
     log = QuotaLog(START)
-    log.show(Facts(1, "a", START + 5, running=True, need=Need()))
+    log.show(Facts(1, "a", START, START + 5, running=True, need=Need()))
     assert log.judge(START, "a", Limits(rpm=1), Need()) == Full("requests", START + 5 + 60.6)
     assert log.judge(START + 61, "a", Limits(rpm=1), Need()) is not None
     log.advance(START + 60)  # said late
@@ -317,7 +347,7 @@ def test_a_day_that_comes_back_is_read_again():
     midnight = day_turns(START)
     log = QuotaLog(midnight - 7_200)
     for number in range(3):
-        log.show(Facts(number, "a", midnight - 7_200, running=False, need=Need()))
+        log.show(Facts(number, "a", START, midnight - 7_200, running=False, need=Need()))
     log.advance(midnight + 1)
     assert (log.today("a"), log.stale) == (0, False)
     log.advance(midnight - 1_800)
@@ -326,7 +356,7 @@ def test_a_day_that_comes_back_is_read_again():
 
 def test_a_day_and_a_month_end_at_midnight_pacific_and_say_so():
     log = QuotaLog(START)
-    log.show(Facts(1, "a", START, running=False, need=Need(nanos=7)))
+    log.show(Facts(1, "a", START, START, running=False, need=Need(nanos=7)))
     assert log.judge(START, "a", Limits(rpd=1), Need()) == Full("day", day_turns(START))
     assert log.judge(START, "b", Limits(rpd=1), Need()) is None
     over = Limits(month_nanos=10, month_elsewhere_nanos=2)
@@ -336,15 +366,55 @@ def test_a_day_and_a_month_end_at_midnight_pacific_and_say_so():
 
 def test_what_never_left_and_was_given_back_does_not_count():
     log = QuotaLog(START)
-    log.show(Facts(1, "a", None, running=True, need=Need(tokens=5)))
+    log.show(Facts(1, "a", START, None, running=True, need=Need(tokens=5)))
     assert log.judge(START, "a", Limits(rpm=1), Need()) == Full("requests", START + SOON_S)
-    log.show(Facts(1, "a", None, running=False, need=Need(tokens=5)))
+    log.show(Facts(1, "a", START, None, running=False, need=Need(tokens=5)))
     assert log.judge(START, "a", Limits(rpm=1, tpm=5, rpd=1), Need(tokens=5)) is None
+
+
+def test_what_a_dead_run_claimed_counts_as_sent_at_the_last_moment_at_which_it_could_have_been():
+    log = QuotaLog(START)
+    log.show(Facts(1, "a", START, None, running=True, need=Need()))
+    one, leaves = Limits(rpm=1), START + LEAVES_WITHIN_S
+    assert log.judge(leaves - 1, "a", one, Need()) == Full("requests", leaves - 1 + SOON_S)
+    assert log.judge(leaves, "a", one, Need()) == Full("requests", leaves + 60.6)
+    assert (log.sent_last_minute("a"), log.today("a"), log.in_flight("a")) == (1, 1, 1)
+    assert log.judge(leaves + 60.6, "a", one, Need()) is None
+    log.advance(START + LANDED_S)
+    assert (log.sent_last_minute("a"), log.today("a"), log.in_flight("a")) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("mended_after_s", [130.0, 300.0, 1_000.0])
+@pytest.mark.parametrize("sent_after_s", [None, 10.0, 100.0])
+def test_what_is_said_late_replaces_what_was_presumed(mended_after_s, sent_after_s):
+    """A send that was booked late, or that there was none: as if it had been known from the start."""
+    sent_at = None if sent_after_s is None else START + sent_after_s
+    now, need = START + mended_after_s, Need(3, 1, 7)
+    late, anew = QuotaLog(START), QuotaLog(now)
+    late.show(Facts(1, "a", START, None, running=True, need=need))
+    late.advance(now)
+    late.show(Facts(1, "a", START, sent_at, running=sent_at is not None, need=need))
+    anew.show(Facts(1, "a", START, sent_at, running=sent_at is not None, need=need))
+    for log in (late, anew):
+        log.advance(now)
+    assert late.recent() == anew.recent()
+    assert (late.sent_last_minute("a"), late.today("a")) == (anew.sent_last_minute("a"), anew.today("a"))
+    assert (late.month_nanos, late.in_flight("a")) == (anew.month_nanos, anew.in_flight("a"))
+
+
+def test_a_day_that_turns_before_it_is_presumed_to_have_left_does_not_hold_it_twice():
+    midnight = day_turns(START)
+    log = QuotaLog(midnight - 60)
+    log.show(Facts(1, "a", midnight - 60, None, running=True, need=Need(nanos=7)))
+    log.advance(midnight + 3_600)
+    assert log.today("a") == 1
+    log.show(Facts(1, "a", midnight - 60, midnight - 59, running=False, need=Need(nanos=7)))
+    assert log.today("a") == 0
 
 
 def test_of_several_full_limits_the_one_that_lasts_longest_is_named():
     log = QuotaLog(START)
-    log.show(Facts(1, "a", START, running=False, need=Need(tokens=5, nanos=5)))
+    log.show(Facts(1, "a", START, START, running=False, need=Need(tokens=5, nanos=5)))
     both = Limits(rpm=1, tpm=5, spend_nanos=5)
     assert log.judge(START, "a", both, Need(1, 1, 1)) == Full("spend_window", START + 606)
     assert log.judge(START, "a", replace(both, rpd=1), Need(1, 1, 1)) == Full("day", day_turns(START))
@@ -353,9 +423,9 @@ def test_of_several_full_limits_the_one_that_lasts_longest_is_named():
 def test_a_request_that_lasts_longer_than_the_log_remembers_is_booked_all_the_same():
     """Its cost changes the month's sum, so a log that has forgotten it asks to be read again."""
     log = QuotaLog(START)
-    log.show(Facts(1, "a", START, running=True, need=Need(nanos=9)))
+    log.show(Facts(1, "a", START, START, running=True, need=Need(nanos=9)))
     log.advance(START + 2_000)
-    log.show(Facts(1, "a", START, running=False, need=Need(nanos=4)))
+    log.show(Facts(1, "a", START, START, running=False, need=Need(nanos=4)))
     assert (log.month_nanos, log.stale) == (4, False)
-    log.show(Facts(2, "a", START, running=False, need=Need(nanos=4)))
+    log.show(Facts(2, "a", START, START, running=False, need=Need(nanos=4)))
     assert log.stale

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.adapters.material import Material
 from runner.core.catalog import builtin
 from runner.core.manifest import parse
 from runner.core.matrix import expand
@@ -48,7 +49,11 @@ BAD = [
     "matrix: {size: 1k}",
     "matrix: {aspect: [16x9]}",
     "matrix: {style: []}",
-    "matrix: {model: [a]}",
+    "matrix: {model: []}",
+    "keep: []",
+    "keep: {a: b}",
+    "drafts: ''",
+    "drafts: [a]",
     "matrix: {art style: a}",
     "matrix: {exclude: [{size: [1K]}]}",
     "matrix: {settings: [{where: {size: 1K}}]}",
@@ -61,8 +66,34 @@ GOOD = [
     "budget: {account: 2026}",
     "budget: {account: {name: acme}}",
     "budget: {usd: 1, account: {name: acme, usd: '200.00', image_tokens: 0}}",
+    "keep: gemini-3.1-flash-image-preview",
+    "keep: [gemini-3.1-flash-image-preview, vendor/model]",
+    "drafts: another job",
+    "matrix: {reference: ['', a.png]}",
 ]
-BAD_PROMPTS = ["prompts: []", "prompts: a", "prompts: [{id: a}]", "prompts: [{from: a}]", "prompts: [{txt: a}]"]
+BAD_PROMPTS = [
+    "prompts: []",
+    "prompts: a",
+    "prompts: [{id: a}]",
+    "prompts: [{txt: a}]",
+    "prompts: [{text: a, references: []}]",
+    "prompts: [{text: a, limit: 1}]",
+    "prompts: [{from: [a.csv]}]",
+    "prompts: [{from: a.csv, id: b}]",
+    "prompts: [{from: a.csv, limit: 0}]",
+    "prompts: [{from: a.csv, sample: 0.01}]",
+    "prompts: [{from: a.csv, sample: 1 %}]",
+    "prompts: [{from: a.csv, seed: -1}]",
+    "prompts: [{from: a.csv, template: maybe}]",
+]
+GOOD_PROMPTS = [
+    "prompts: [{from: p.csv}]",
+    "prompts: [{from: p.csv, limit: 2, sample: 100%, seed: 7, template: false, matrix: {size: 2K}}]",
+    "prompts: [{from: v.csv, text: 'a {w}'}]",
+    "prompts: [{text: a, references: a.png}, {text: b, references: [a.png, 'https://h/x.png']}]",
+    "prompts: [{from: p.csv, references: a.png}]",
+]
+FILES = {"p.csv": "prompt\na\nb\n", "v.csv": "w\n1\n", "a.png": "1"}
 
 
 def check(schema_file: Path, *files: Path) -> set[str]:
@@ -91,7 +122,7 @@ def test_every_example_is_accepted_by_schema_and_parser():
     assert len(EXAMPLES) >= 6
     assert check(SCHEMA, *EXAMPLES) == set()
     for example in EXAMPLES:
-        assert expand(parse(example.read_bytes(), example.name, builtin()), builtin())
+        assert expand(parse(example.read_bytes(), example.name, builtin()), builtin(), Material(JOBS))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -111,7 +142,7 @@ def test_the_first_job_is_small():
 
 def test_schema_and_parser_refuse_the_same(tmp_path: Path):
     texts = [manifest_text(line) for line in BAD] + [manifest_text(prompts=prompts) for prompts in BAD_PROMPTS]
-    texts += [manifest_text(job="variants: 1"), manifest_text(model="variants: 1"), "- a\n"]
+    texts += [manifest_text(job="variants: 1"), "- a\n"]
     files = [tmp_path / f"{n}.yaml" for n in range(len(texts))]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text, encoding="utf-8")
@@ -120,10 +151,12 @@ def test_schema_and_parser_refuse_the_same(tmp_path: Path):
 
 
 def test_schema_and_parser_accept_the_same(tmp_path: Path):
-    files = [tmp_path / f"{n}.yaml" for n in range(len(GOOD))]
-    for file, line in zip(files, GOOD, strict=True):
-        file.write_text(manifest_text(line), encoding="utf-8")
-        assert not problems(manifest_text(line)), line
+    texts = [manifest_text(line) for line in GOOD] + [manifest_text(prompts=prompts) for prompts in GOOD_PROMPTS]
+    texts.append(manifest_text("matrix: {model: [gemini-3-pro-image, vendor/model]}", model="variants: 1"))
+    files = [tmp_path / f"{n}.yaml" for n in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text, encoding="utf-8")
+        assert not problems(text, FILES), text
     assert check(SCHEMA, *files) == set()
 
 

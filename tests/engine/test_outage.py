@@ -16,7 +16,7 @@ from tests.fakes import pictured
 
 DOWN, UP = 1_060.0, 2_260.0
 """Twenty minutes of outage, one minute into the run."""
-TASKS = 150
+TASKS = 120
 PACE = Limits(rpm=60, concurrency=16)
 
 KINDS: dict[str, tuple[float, Callable[[], Reply]]] = {
@@ -28,6 +28,8 @@ KINDS: dict[str, tuple[float, Callable[[], Reply]]] = {
 }
 SENT_AT_MOST = 40
 """Requests in those twenty minutes."""
+
+pytestmark = pytest.mark.usefixtures("rare_beats")
 
 
 def outage(kind: str, up: float = UP, poison: Callable[[str], bool] = lambda _: False):
@@ -64,7 +66,7 @@ def test_twenty_minutes_of_outage_cost_no_task_and_few_requests_one_at_a_time(tm
     async def count(running):
         while True:
             await anyio.sleep(1.0)
-            if running.pool.gate.outage and anyio.current_time() > DOWN + 400:
+            if running.pool.lanes[0].gate.outage and anyio.current_time() > DOWN + 400:
                 asking.append(running.pool.in_flight)
 
     done = run(tmp_path, service, meanwhile=count)
@@ -119,7 +121,7 @@ def test_a_few_poison_prompts_are_no_outage_and_fail_after_their_tries(tmp_path,
     async def look(running):
         while True:
             await anyio.sleep(0.5)
-            opened.append(running.pool.gate.outage)
+            opened.append(running.pool.lanes[0].gate.outage)
 
     service = outage("500", up=0.0, poison=poison.__contains__)
     done = run(tmp_path, service, 100, meanwhile=look)

@@ -240,7 +240,7 @@ def test_while_storage_is_blocked_nothing_is_claimed(tmp_path):
     async def block(pool):
         pool.blocked("no space left")
         await anyio.sleep(100)
-        assert "no space" in pool.why.said("room")
+        assert "no space" in pool.lanes[0].why.said("room")
         pool.blocked(None)
 
     bench = Bench(tmp_path, 3)

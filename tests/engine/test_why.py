@@ -147,7 +147,7 @@ def test_an_outage_is_named_and_once_it_is_over_the_run_ends_as_told(tmp_path):
         return latency(), pictured(**USAGE)
 
     async def look(run):
-        while not run.pool.gate.outage:  # noqa: ASYNC110 - the gate tells nobody
+        while not run.pool.lanes[0].gate.outage:  # noqa: ASYNC110 - the gate tells nobody
             await anyio.sleep(0.1)
         opened.append(anyio.current_time())
 

@@ -18,10 +18,11 @@ from runner.core.catalog import Prices
 from runner.core.errors import UsageError
 from runner.core.lifecycle import AttemptState, Lost, Unreached
 from runner.core.pricing import PriceSheet, settlement
+from runner.core.quota import LANDED_S
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.ledger import AccountSpec, AccountStatus, Claimed, Empty, Held, Ledger, OverBudget, agreed_cap, queries
 from runner.ledger import claim as claiming
-from runner.ledger.claim import LANDED_S, LOOK_S
+from runner.ledger.claim import LOOK_S
 from runner.ledger.enqueue import enqueue
 from tests.ledger.desk import PICTURE_NANOS, SHEET, WISH, Desk, job, made, specs
 from tests.ledger.test_claim import WORST, worst

@@ -45,6 +45,12 @@ def test_status_tells_where_a_job_is(told):
     assert reader.status("job", since_utc=0).halted is None
 
 
+def test_paths_are_those_of_all_pictures_with_their_keys(told):
+    told.enqueue(specs(5)[1:], requeue_failed=False)
+    assert told.counters().orphaned == 1
+    assert Ledger.read(told.url).paths("job") == {"job/P0.png": spec(0).key}
+
+
 def test_an_unknown_job_is_a_lookup_error(desk):
     reader = Ledger.read(desk.url)
     with pytest.raises(LookupError, match="no job 'x'"):

@@ -9,7 +9,7 @@ from sqlalchemy import MetaData, text
 from runner.core.calendar import day_turns
 from runner.core.lifecycle import Faulted, Interrupted, Lost, Throttled, Unreached
 from runner.core.limits import Limits, Need
-from runner.core.quota import SOON_S
+from runner.core.quota import LEAVES_WITHIN_S, SOON_S
 from runner.core.task import Recipe
 from runner.ledger import Claimed, Held, Ledger, Wish, quotas
 from runner.ledger.database import set_up_file, writing
@@ -57,7 +57,7 @@ def send(desk):
 def present(desk):
     """Say that the run is there."""
     with desk.write() as connection:
-        beat(connection, desk.quotas, desk.name, desk.wish, None, desk.now)
+        beat(connection, desk.name, desk.wish, None, desk.now)
 
 
 def seen(log, now):
@@ -97,9 +97,10 @@ def test_the_mirror_is_what_reading_everything_anew_gives(tmp_path, seed):
                 out.append((desk, claimed, False))
         elif what < 0.7:
             desk, claimed, has_left = out.pop(chance.randrange(len(out)))
-            if not has_left:
-                left(desk, claimed, now)
-                sent.append((now, claimed.recipe.model))
+            if not has_left:  # and perhaps it is said late
+                at = min(now, claimed.started_at + chance.choice([1, chance.random()]) * LEAVES_WITHIN_S)
+                left(desk, claimed, at)
+                sent.append((at, claimed.recipe.model))
             out.append((desk, claimed, True))
         elif what < 0.95:
             desk, claimed, has_left = out.pop(chance.randrange(len(out)))
@@ -273,6 +274,49 @@ def fill_as_before(connection, states):
             ended_at=None if state == "running" else START + at + 5,
         )
     add("task", id=9, key="9", stem="9", folded="9", position=9, state="queued", **same)
+
+
+@pytest.mark.parametrize("mended_after_s", [30.0, 130.0, 3_600.0])
+def test_what_a_dead_run_claimed_holds_others_up_only_until_it_can_have_left_no_more(tmp_path, mended_after_s):
+    """It was killed between its claim and the wire, and is run again some day; the others go on."""
+    dead, other, _ = desks = seats(tmp_path, Limits(rpm=1))
+    claimed = dead.claimed()
+    at_once(desks, START + LEAVES_WITHIN_S - 1)
+    assert other.claim() == Held("requests", START + LEAVES_WITHIN_S - 1 + SOON_S)
+    free = START + LEAVES_WITHIN_S + LONG_S
+    at_once(desks, START + LEAVES_WITHIN_S)
+    assert other.claim() == Held("requests", free)
+    at_once(desks, max(free - 1, START + mended_after_s))
+    dead.now = START + mended_after_s
+    dead.settle(claimed, Lost("crashed", "the runner died"))
+    if mended_after_s == 30.0:
+        free = dead.now + LONG_S
+        at_once(desks, free - 1)
+    if mended_after_s < LONG_S + LEAVES_WITHIN_S:
+        assert other.claim() == Held("requests", free)
+        at_once(desks, free)
+    send(other)
+    dead.quotas = Quotas()
+    dead.now = other.now
+    assert dead.claim() == Held("requests", other.now + LONG_S)
+
+
+def test_a_send_that_is_booked_after_it_was_presumed_counts_from_when_it_was(tmp_path):
+    one, other, _ = desks = seats(tmp_path, Limits(rpm=1))
+    claimed = one.claimed()
+    at_once(desks, START + LEAVES_WITHIN_S + 1)
+    assert other.claim() == Held("requests", START + LEAVES_WITHIN_S + LONG_S)
+    left(one, claimed, START + 70)
+    assert other.claim() == Held("requests", START + 70 + LONG_S)
+
+
+def test_what_is_given_back_after_it_was_presumed_counts_no_more(tmp_path):
+    one, other, _ = desks = seats(tmp_path, Limits(rpm=1, rpd=1))
+    claimed = one.claimed()
+    at_once(desks, START + LEAVES_WITHIN_S + 1)
+    assert isinstance(other.claim(), Held)
+    one.settle(claimed, Interrupted(left=False))
+    assert isinstance(other.claim(), Claimed)
 
 
 # --- turns -------------------------------------------------------------------------------------------------------

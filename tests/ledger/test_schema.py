@@ -19,8 +19,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
@@ -72,9 +72,9 @@ def newer_program(tmp_path, monkeypatch):
     def release(more="pass"):
         package = tmp_path / "release%20"  # a per cent sign must not be read as interpolation
         shutil.copytree(MIGRATIONS, package / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-        (package / "migrations/versions/0003_next.py").write_text(NEXT.format(more=more))
+        (package / "migrations/versions/0004_next.py").write_text(NEXT.format(more=more))
         monkeypatch.setattr(schema, "_PACKAGE", package)
-        monkeypatch.setattr(schema, "HEAD", "0003")
+        monkeypatch.setattr(schema, "HEAD", "0004")
 
     return release
 
@@ -86,10 +86,10 @@ def test_an_older_ledger_is_upgraded_after_a_backup_copy(desk, newer_program):
 
     Ledger.open(desk.url, "live", now_utc=1_800_000_000.0).close()
 
-    assert identify(desk.path).revision == "0003"
+    assert identify(desk.path).revision == "0004"
     assert desk.counters() == before
-    copy = desk.path.with_name("ledger.db.backup-0002-20270115T080000Z")
-    assert identify(copy) == schema.Identity("0002", "live")
+    copy = desk.path.with_name("ledger.db.backup-0003-20270115T080000Z")
+    assert identify(copy) == schema.Identity("0003", "live")
     assert Desk(copy).counters() == before
     assert sorted(path.name for path in desk.path.parent.glob("*.backup-*")) == [copy.name]
 
@@ -103,7 +103,7 @@ def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(desk, newer_program):
         Ledger.open(desk.url, "live", now_utc=0.0)
 
     assert structure(desk.path) == before
-    assert identify(desk.path).revision == "0002"
+    assert identify(desk.path).revision == "0003"
 
 
 def test_an_upgrade_that_would_break_references_is_taken_back(desk, newer_program):
@@ -113,7 +113,7 @@ def test_an_upgrade_that_would_break_references_is_taken_back(desk, newer_progra
     with pytest.raises(LedgerError, match="break references"):
         Ledger.open(desk.url, "live", now_utc=0.0)
 
-    assert identify(desk.path).revision == "0002"
+    assert identify(desk.path).revision == "0003"
     assert desk.counters().tasks["queued"] == 3
 
 
@@ -122,16 +122,16 @@ def test_no_migration_under_a_live_runner(desk, newer_program):
         newer_program()
         with pytest.raises(LedgerError, match="another run is using it"):
             Ledger.open(desk.url, "live", now_utc=0.0, upgrade_patience_s=0.0)
-        assert identify(desk.path).revision == "0002"
+        assert identify(desk.path).revision == "0003"
     Ledger.open(desk.url, "live", now_utc=0.0).close()
-    assert identify(desk.path).revision == "0003"
+    assert identify(desk.path).revision == "0004"
 
 
 def test_readers_of_an_older_ledger_say_what_to_do(desk, newer_program):
     newer_program()
     with pytest.raises(LedgerError, match="the next `bulkrender run` upgrades it"):
         Ledger.read(desk.url)
-    assert identify(desk.path).revision == "0002"
+    assert identify(desk.path).revision == "0003"
 
 
 def test_a_newer_ledger_is_refused_by_all(desk):

@@ -10,7 +10,7 @@ from runner.core.budget import Cap
 from runner.core.errors import LocalFailureError
 from runner.core.pricing import settlement
 from runner.core.retry import RetryPolicy, Tries, decide
-from runner.ledger import Claimed, Empty, Ledger, OverBudget
+from runner.ledger import Claimed, Empty, Held, Ledger, OverBudget
 from tests.ledger.desk import SHEET, WISH, Desk, job, made, specs
 
 
@@ -51,6 +51,21 @@ def held_up(ledger):
 
 def raw(ledger):
     return ledger._writer._connection.connection.driver_connection
+
+
+def test_a_claim_that_waited_too_long_to_write_is_asked_for_again(ledger, monkeypatch):
+    """It would be judged, and presumed to leave, by an instant that is long past."""
+
+    async def run():
+        await ledger.enqueue(job(), specs(1), now=0.0)
+        monkeypatch.setattr("runner.ledger.ledger.WRITES_WITHIN_S", -1.0)
+        late = await claim(ledger, 1)
+        monkeypatch.undo()
+        return late, await claim(ledger, 2)
+
+    late, again = asyncio.run(run())
+    assert late == Held("requests", 1.0)
+    assert isinstance(again, Claimed)
 
 
 def test_a_crowd_of_coroutines_claims_each_task_once(ledger):

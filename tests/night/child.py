@@ -24,7 +24,7 @@ import anyio
 from runner import cli
 from runner.adapters.files import RealFiles
 from runner.adapters.gemini import GeminiProvider
-from runner.engine import pool
+from runner.engine import lane
 from runner.ledger import Claimed, Ledger, database
 from tests.crash.child import Script as Death
 from tests.crash.child import Watch, watch_ledger, watch_sends
@@ -84,7 +84,7 @@ def scale_time(clock: NightClock, origin: Path) -> None:
     patch.object(time, "time", scaled).start()
     hasty = partial(anyio.run, backend_options={"loop_factory": partial(ScaledLoop, speed)})
     patch.object(anyio, "run", hasty).start()
-    patch.object(pool, "BEAT_S", BEAT_S * speed).start()
+    patch.object(lane, "BEAT_S", BEAT_S * speed).start()
     leave_out_syncs()
 
 

@@ -46,7 +46,9 @@ def test_both_versions_are_mounted(tmp_path, version):
         ("POST", f"/v1beta/models/{MODEL}:countTokens"),
         ("POST", f"/v1beta/models/{MODEL}"),
         ("GET", f"/v1beta/models/{MODEL}:generateContent"),
-        ("POST", "/upload/v1beta/files"),
+        ("POST", "/upload/v1alpha/files"),
+        ("GET", "/upload/v1beta/files"),
+        ("POST", "/v1beta/files"),
         ("GET", "/"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+from runner.adapters.material import Material
 from runner.app.views import GRAVEST
 from runner.cli.commands import cli
 from runner.core.catalog import builtin
@@ -25,6 +26,7 @@ from runner.core.schema import schema
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+MANIFEST = (ROOT / "docs" / "manifest.md").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 GROUP: Any = typer.main.get_command(cli)
 
@@ -33,9 +35,9 @@ RENDER = "uv run --locked --no-dev bulkrender run jobs/banana-poster.yaml --sand
 TEST = "uv run --locked pytest"
 
 
-def blocks(language: str) -> list[str]:
-    """The code blocks of the README in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    """The code blocks of a text in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def sh_lines() -> list[str]:
@@ -114,7 +116,21 @@ def test_an_option_that_is_named_exists(option):
 def test_a_manifest_is_right_and_expands(text):
     catalog = builtin()
     manifest = parse(text, "README.md", catalog)
-    assert list(expand(manifest, catalog))
+    assert list(expand(manifest, catalog, Material(ROOT / "jobs")))
+
+
+@pytest.mark.parametrize("fragment", blocks("yaml", MANIFEST))
+def test_a_fragment_of_the_page_on_manifests_is_right_and_expands(fragment):
+    """Below a job and, unless models are an axis, a model."""
+    catalog = builtin()
+    head = "job: page\n" + ("" if "\n  model:" in fragment else "model: gemini-3.1-flash-image\n")
+    manifest = parse(head + fragment, "docs/manifest.md", catalog)
+    assert list(expand(manifest, catalog, Material(ROOT / "jobs")))
+
+
+@pytest.mark.parametrize("column", ["prompt", "text", "id", "references", "reference", "draft"])
+def test_the_page_on_manifests_explains_every_column_with_a_meaning(column):
+    assert re.search(rf"^\|.*`{column}`.*\|", MANIFEST, re.MULTILINE)
 
 
 def test_the_first_manifest_is_the_job_that_is_rendered():
@@ -162,6 +178,11 @@ def test_the_architecture_fits_a_screen():
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https:)([^)]+)\)", README))
 def test_a_link_of_the_readme_leads_somewhere(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https:)([^)]+)\)", MANIFEST))
+def test_a_link_of_the_page_on_manifests_leads_somewhere(link):
+    assert (ROOT / "docs" / link).exists()
 
 
 def test_the_changelog_has_this_release():

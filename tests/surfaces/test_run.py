@@ -64,7 +64,7 @@ def test_a_run_ends_with_pictures_a_receipt_and_the_objects_of_the_design(live, 
     assert result.code == 0
     design = ["job", "tasks", "spend", "cap", "halted", "reason", "exit_code"]
     assert [name for name in answer if name in design] == design
-    assert answer.keys() - set(design) == {"account", "holding"}
+    assert answer.keys() - set(design) == {"account", "holding", "drafts", "finals"}
     assert answer["tasks"] == {
         "total": 2, "queued": 0, "running": 0, "submitted": 0, "succeeded": 2, "refused": 0, "failed": 0,
     }  # fmt: skip
