@@ -270,19 +270,42 @@ def _refuse_hopeless_limits(campaign: Campaign) -> None:
             )
 
 
-def refuse_foreign(campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
+class Way:
     """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
 
-    What a dead run had in flight may lie there whole: it is the next run's to adopt.
+    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at so many at
+    a time, so that those of a large job are never all in memory.
     """
-    stems = (spec.stem for spec in campaign.specs if spec.stem not in before.in_flight)
-    strangers = store.foreign(stems, before.paths | _half_moved(campaign, store, before, reader))
-    if strangers:
-        listed = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
-        raise OutputError(
-            f"{store.root}: files that this ledger does not know are where pictures of job "
-            f"{campaign.job} go: {listed}. Move them away, or choose another --output"
-        )
+
+    AT_ONCE = 50_000
+
+    def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
+        self._job, self._store, self._in_flight = campaign.job, store, before.in_flight
+        self._ours = before.paths | _half_moved(campaign, store, before, reader)
+        self._stems: list[str] = []
+        self._strangers: set[str] = set()
+
+    def leads_to(self, stem: str) -> None:
+        """A picture of the job is to go here."""
+        if stem not in self._in_flight:
+            self._stems.append(stem)
+        if len(self._stems) >= self.AT_ONCE:
+            self._look()
+
+    def refuse_strangers(self) -> None:
+        """OutputError if anything is in the way of what it was told of."""
+        self._look()
+        if self._strangers:
+            first = ", ".join(sorted(self._strangers)[:5])
+            more = f" and {len(self._strangers) - 5} more" if len(self._strangers) > 5 else ""
+            raise OutputError(
+                f"{self._store.root}: files that this ledger does not know are where pictures of job "
+                f"{self._job} go: {first}{more}. Move them away, or choose another --output"
+            )
+
+    def _look(self) -> None:
+        self._strangers.update(self._store.foreign(self._stems, self._ours))
+        self._stems.clear()
 
 
 def _half_moved(campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> set[str]:
@@ -297,9 +320,9 @@ def _half_moved(campaign: Campaign, store: FolderStore, before: Before, reader: 
 
 def refuse_shared_paths(campaign: Campaign, reader: Reader, root: str) -> None:
     """Two tasks never share a path, across the jobs of an output root either; raises OutputError."""
-    ours = {fold(spec.stem): spec for spec in campaign.specs}
-    for stem, job in reader.stems_elsewhere(root, campaign.job):
-        if spec := ours.get(stem):
+    theirs = dict(reader.stems_elsewhere(root, campaign.job))
+    for spec in campaign.specs if theirs else ():
+        if job := theirs.get(fold(spec.stem)):
             raise OutputError(
                 f"{campaign.manifest.file}: {spec.stem} is already where job {job} keeps a picture: "
                 "give one of the two another `output:`"

@@ -12,7 +12,7 @@ from math import ceil
 
 from runner.adapters.library import INLINE_BYTES
 from runner.adapters.storage import FolderStore
-from runner.app.campaign import Before, Campaign, refuse_foreign, refuse_unproven_caps
+from runner.app.campaign import Before, Campaign, Way, refuse_unproven_caps
 from runner.app.settings import Settings
 from runner.core.budget import Cap, Spend, dollars, fits
 from runner.core.errors import UsageError
@@ -149,11 +149,11 @@ def plan(
     """Compare a campaign with what is recorded and on disk. Raises OutputError for files in its way."""
     before = _before(campaign, reader)
     _refuse_unpriced_past(campaign, before)
-    refuse_foreign(campaign, store, before, reader)
+    way = Way(campaign, store, before, reader)
     holders = _holders(campaign, before)
-    found = _Comparison(
-        campaign, reader if before.recorded else None, [_Cut(spend, cap) for _, spend, cap in holders]
-    )
+    cuts = [_Cut(spend, cap) for _, spend, cap in holders]
+    found = _Comparison(campaign, reader if before.recorded else None, cuts, way)
+    way.refuse_strangers()
     whole = Quote(found.worst, found.image_tokens, 0, 0)
     drafts = campaign.manifest.drafts
     lost = drafts is not None and (reader is None or not reader.recorded(drafts))
@@ -294,7 +294,7 @@ def _mean(needs: Counter[Need], count: int) -> Need:
 class _Comparison:
     """One pass over the tasks of a campaign, counting."""
 
-    def __init__(self, campaign: Campaign, reader: Reader | None, cuts: list[_Cut]) -> None:
+    def __init__(self, campaign: Campaign, reader: Reader | None, cuts: list[_Cut], way: Way) -> None:
         self.new = self.retry = self.done = self.kept = 0
         self.likely: int | None = 0
         self.worst: int | None = 0
@@ -310,6 +310,7 @@ class _Comparison:
         places = {} if reader is None else _places(reader, campaign.job)
         replaced: list[tuple[int, TaskSpec]] = []
         for spec, known, as_written in resolved(campaign, reader):
+            way.leads_to(spec.stem)
             if known is not None:
                 self._present.add(hash(spec.key))
             elif place := places.get(_place(spec)):

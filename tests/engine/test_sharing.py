@@ -238,7 +238,10 @@ BEFORE = 24
 
 
 def test_two_processes_share_what_the_service_allows(tmp_path):
-    """Each of them alone has room for six more in this minute, and for two more while they are watched."""
+    """Each of them alone has room for six more in this minute, and for two more while they are watched.
+
+    Twenty seconds: these are real processes, in time that nobody drives.
+    """
     state = tmp_path / "service"
     for name, count in (("first", BEFORE), ("one", 20), ("two", 20)):
         prompts = [{"id": f"{name}{n}", "text": f"{name} {n}"} for n in range(count)]

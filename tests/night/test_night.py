@@ -11,7 +11,8 @@ from tests.night.plot import svg
 SHORT = Plan(tasks=600, kills=3, outage_at_s=100.0, slack=1.4, resume_s=20.0, late=30)
 """What the processors do beside must not decide a test: a second of theirs is a minute of the night. The windows
 at the send, the bill and the audit are as strict as in the whole night; how long it took is judged there, and here
-only so that windows of one and a half times their length are noticed."""
+only so that windows of one and a half times their length are noticed. A minute of the wall is an
+hour of the night."""
 
 
 @pytest.mark.timeout(400)
