@@ -273,8 +273,8 @@ def _refuse_hopeless_limits(campaign: Campaign) -> None:
 class Way:
     """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
 
-    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at so many at
-    a time, so that those of a large job are never all in memory.
+    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at some at a
+    time, so that those of a large job are never all in memory.
     """
 
     AT_ONCE = 50_000

@@ -152,7 +152,7 @@ def plan(
     way = Way(campaign, store, before, reader)
     holders = _holders(campaign, before)
     cuts = [_Cut(spend, cap) for _, spend, cap in holders]
-    found = _Comparison(campaign, reader if before.recorded else None, cuts, way)
+    found = _Comparison(campaign, reader if before.recorded else None, before.recorded, cuts, way)
     way.refuse_strangers()
     whole = Quote(found.worst, found.image_tokens, 0, 0)
     drafts = campaign.manifest.drafts
@@ -294,7 +294,9 @@ def _mean(needs: Counter[Need], count: int) -> Need:
 class _Comparison:
     """One pass over the tasks of a campaign, counting."""
 
-    def __init__(self, campaign: Campaign, reader: Reader | None, cuts: list[_Cut], way: Way) -> None:
+    def __init__(
+        self, campaign: Campaign, reader: Reader | None, recorded: int, cuts: list[_Cut], way: Way
+    ) -> None:
         self.new = self.retry = self.done = self.kept = 0
         self.likely: int | None = 0
         self.worst: int | None = 0
@@ -307,21 +309,24 @@ class _Comparison:
         self._large: set[str] = set()
         self._present: set[int] = set()
         """Hashes of the keys that are recorded and still named."""
-        places = {} if reader is None else _places(reader, campaign.job)
+        places: dict[int, int] | None = {} if reader is None else None
         replaced: list[tuple[int, TaskSpec]] = []
         for spec, known, as_written in resolved(campaign, reader):
             way.leads_to(spec.stem)
             if known is not None:
                 self._present.add(hash(spec.key))
-            elif place := places.get(_place(spec)):
-                replaced.append((place, spec))
-                self._compare(spec, known, as_written)
-                continue
+            else:
+                if places is None and reader is not None:  # read only where something is new
+                    places = _places(reader, campaign.job)
+                if place := (places or {}).get(_place(spec)):
+                    replaced.append((place, spec))
+                    self._compare(spec, known, as_written)
+                    continue
             self._compare(spec, known, as_written)
             self._count(spec, "new" if known is None else "kept")
         for old, spec in replaced:
             self._count(spec, "new" if old in self._present else "changed")
-        if reader is not None:
+        if reader is not None and recorded > self.kept:
             self._count_orphans(reader)
         for needs in self.needs.values():
             needs.close()
@@ -462,7 +467,7 @@ def _before(campaign: Campaign, reader: Reader | None) -> Before:
         cap=status.cap,
         unpriced=status.unpriced,
         uncounted=status.uncounted,
-        paths=frozenset(one.path for one in reader.tasks(job, orphaned=True) if one.path),
+        paths=frozenset(reader.paths(job)),
         in_flight=frozenset(one.stem for one in reader.running(job)),
     )
     return _with_account(before, campaign, reader, status.account)

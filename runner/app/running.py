@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ from runner.app.settings import Settings, read_key
 from runner.app.views import EXIT_BY_HALT
 from runner.core.catalog import builtin
 from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
+from runner.core.task import TaskSpec
 from runner.engine.clock import LoopClock
 from runner.engine.pool import Ending, Pool, Terms
 from runner.engine.ports import Provider, References
@@ -289,7 +290,9 @@ class JobRun:
             account=campaign.account,
             drafts=campaign.manifest.drafts,
         )
-        specs = (one for one, _, _ in resolved(campaign, self.ledger.reader))
+        specs: Iterable[TaskSpec] = campaign.specs
+        if campaign.manifest.keep:
+            specs = (one for one, _, _ in resolved(campaign, self.ledger.reader))
         enqueued = await self.ledger.enqueue(spec, specs, now=self.clock.utc())
         await self.ledger.halt(campaign.job, None, None, now=self.clock.utc())
         return enqueued

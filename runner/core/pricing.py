@@ -69,7 +69,7 @@ class Quote:
     image_tokens: int | None
     text_tokens: int
     input_tokens: int
-    pictures: int = 1
+    pictures: int = field(default=1, compare=False)
     """How many pictures of an answer it covers."""
 
 
