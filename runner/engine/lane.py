@@ -130,6 +130,8 @@ class Lane:
         self._burnt: list[tuple[Claimed, float]] = []
         """Attempts that used up a try on a fault, and when, since the last request left that was answered well: an
         outage may have been their end."""
+        self._aside: list[int] = []
+        """Tasks that an outage made stand aside."""
         self._sent_at: dict[str, float] = {}
         self._growing = terms.wish.limits.rpm is None
         """Whether successes still teach something of the rate."""
@@ -358,6 +360,7 @@ class Lane:
                     attempt, outcome, settled, move, now=self._clock.utc(), latency_s=latency_s
                 )
             await self._forgive(attempt, outcome, move, sent_at)
+            await self._recall()
             await self._learn(outcome, shut, sent_at)
         except LocalFailureError as error:
             self._pool.stop("local", str(error))
@@ -374,6 +377,7 @@ class Lane:
         jitter = self._clock.jitter()
         move = decide(outcome, used, self.terms.retry, jitter=jitter, held=held, outage=outage)
         if outage and isinstance(outcome, Faulted | Lost) and move.state is State.QUEUED:
+            self._aside.append(attempt.task_id)
             return replace(move, due_in_s=ASIDE_S)
         return move
 
@@ -389,6 +393,12 @@ class Lane:
             burnt, self._burnt = [one for one, _ in self._burnt], []
             given = await self._ledger.forgive(self.terms.job, burnt, now=self._clock.utc())
             log.warning("an outage (%s); %d tasks get back the tries it cost them", self.gate.said, given)
+
+    async def _recall(self) -> None:
+        """Once an outage is over, what stood aside for it need not wait any longer."""
+        if self._aside and not self.gate.outage:
+            aside, self._aside = self._aside, []
+            await self._ledger.recall(aside, now=self._clock.utc())
 
     async def _learn(self, outcome: Outcome, shut: Shut | None, sent_at: float) -> None:
         """Tell the ledger what the outcome says of the model's limits: all runs heed it."""

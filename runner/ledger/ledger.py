@@ -48,7 +48,7 @@ from runner.ledger.facts import (
 from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
 from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
-from runner.ledger.settle import fail, forgive, halt, relocate, settle
+from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember, uploads
 from runner.ledger.writer import PATIENCE_S, Writer
 
@@ -349,6 +349,10 @@ class Ledger:
     async def forgive(self, job: str, attempts: Collection[Claimed], *, now: float) -> int:
         """Give back the tries that an outage burnt; returns how many tasks were given one."""
         return await self._writer.run(partial(forgive, name=job, attempts=attempts, now=now))
+
+    async def recall(self, task_ids: Collection[int], *, now: float) -> None:
+        """Make retries that wait due at once."""
+        await self._writer.run(partial(recall, task_ids=task_ids, now=now))
 
     async def settle(
         self,

@@ -334,6 +334,12 @@ def forgive(connection: Connection, name: str, attempts: Iterable[Claimed], *, n
     return given
 
 
+def recall(connection: Connection, task_ids: Iterable[int], *, now: float) -> None:
+    """Make retries that wait due at once."""
+    later = update(task).where(task.c.id.in_(list(task_ids)), WAITING, task.c.due_at > now)
+    connection.execute(later.values(due_at=now))
+
+
 def halt(connection: Connection, name: str, halted: str | None, reason: str | None, *, now: float) -> None:
     """Say why the job no longer claims, or with two None that it may again. LookupError for an unknown job."""
     statement = update(job).where(job.c.name == name).values(halted=halted, reason=reason, updated_at=now)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from runner.core.catalog import Model, builtin
 from runner.sandbox.answer import answer
+from runner.sandbox.batches import Batches
 from runner.sandbox.books import Books
 from runner.sandbox.clock import Clock, Instant
 from runner.sandbox.delivery import deliver
@@ -32,12 +33,13 @@ def create_app(options: Options, *, now: Callable[[], float] = time.time) -> web
     sandbox = Sandbox(options, now)
     app = web.Application(client_max_size=options.request_bytes + 1)
     version = "/{version:v1(?:beta)?}"
-    app.router.add_routes(sandbox.files.routes(version))
+    app.router.add_routes([*sandbox.files.routes(version), *sandbox.batches.routes(version)])
     app.router.add_post(version + "/models/{call:[^/]+}", sandbox.call)
     app.router.add_get(version + "/models", sandbox.list_models)
     app.router.add_get(version + "/models/{model:[^/:]+}", sandbox.get_model)
     app.router.add_route("*", "/{rest:.*}", _nothing_here)
-    app.on_cleanup.append(sandbox.close)
+    app.on_startup.append(sandbox.batches.start)
+    app.on_cleanup.extend((sandbox.batches.close, sandbox.close))
     return app
 
 
@@ -64,8 +66,10 @@ class Sandbox:
             values=options.quota_values,
         )
         self.files = Files(options, self._clock, self._books, self._authorise)
+        self.batches = Batches(options, self._clock, self._books, self.files, self._authorise)
         self._verbs: dict[str, Callable[[web.Request, str], Awaitable[Reply]]] = {
-            "generateContent": self._generate
+            "generateContent": self._generate,
+            "batchGenerateContent": self._create_batch,
         }
 
     async def close(self, _app: web.Application) -> None:
@@ -105,13 +109,19 @@ class Sandbox:
         if not hmac.compare_digest(key.encode(), self._options.key.encode()):
             raise wrong_key()
 
-    def _find(self, request: web.Request, model: str) -> Model:
+    def _find(self, request: web.Request, model: str, method: str = "generateContent") -> Model:
         if model in self._options.retired:
             raise retired_model(model)
         entry = builtin().find(model)
         if entry is None:
-            raise unknown_model(model, request.match_info["version"], "generateContent")
+            raise unknown_model(model, request.match_info["version"], method)
         return entry
+
+    async def _create_batch(self, request: web.Request, model: str) -> Reply:
+        def find() -> Model:
+            return self._find(request, model, "batchGenerateContent")
+
+        return await self.batches.create(request, find, lambda: self._read_body(request))
 
     async def _generate(self, request: web.Request, model: str) -> Reply:
         asked, weight, at = None, None, self._clock.read()
@@ -181,5 +191,5 @@ def _described(model: Model) -> dict[str, Any]:
         "name": f"models/{model.id}",
         "version": "001",
         "displayName": model.name,
-        "supportedGenerationMethods": ["generateContent"],
+        "supportedGenerationMethods": ["generateContent", "batchGenerateContent"],
     }

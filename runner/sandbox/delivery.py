@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from runner.sandbox.reply import Reply
+from runner.sandbox.reply import Reply, Stream
 
 POLL_S = 0.05
 """How often a hanging answer looks whether its caller has left; nothing else tells a handler."""
@@ -19,11 +19,13 @@ PAUSE_S = 0.05
 
 async def deliver(request: web.Request, reply: Reply, speed: float) -> web.StreamResponse:
     """Send the reply as its `delivery` says. That the caller has left meanwhile is no error of ours."""
-    if reply.delivery is not None:
-        try:
+    try:
+        if reply.delivery is not None:
             return await DELIVERIES[reply.delivery](request, reply, PAUSE_S / speed)
-        except ConnectionError:
-            return web.Response()
+        if reply.stream is not None:
+            return await _pour(request, reply, reply.stream)
+    except ConnectionError:
+        return web.Response()
     return web.Response(status=reply.status, body=reply.body, headers=_headers(reply))
 
 
@@ -76,6 +78,16 @@ async def _keepalive_whitespace(request: web.Request, reply: Reply, pause_s: flo
         await response.write(b" \r\n")
         await asyncio.sleep(pause_s)
     await response.write(reply.body)
+    return response
+
+
+async def _pour(request: web.Request, reply: Reply, stream: Stream) -> web.StreamResponse:
+    response, left = await _begin(request, reply, length=stream.length), stream.until
+    for chunk in stream.chunks:
+        await response.write(chunk[:left])
+        if left is not None and (left := left - len(chunk)) <= 0:
+            _finish(request)
+            return response
     return response
 
 

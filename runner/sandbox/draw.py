@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from runner.sandbox.answer import price
 from runner.sandbox.chance import Chance
-from runner.sandbox.faults import TIERS
+from runner.sandbox.faults import FAULTS, ITEM_FAULTS, TIERS
+from runner.sandbox.line import UNCONNECTED, Error, failure
 from runner.sandbox.options import Options
 from runner.sandbox.quota import Weight, nanos
 from runner.sandbox.request import Asked
@@ -36,14 +37,30 @@ class Drawn:
 
 def draw(asked: Asked, seen: int, options: Options) -> Drawn:
     """The sample of a request that is admitted for the `seen`th time: a pure function of all three."""
-    chance, plan = Chance(options.seed, asked.hash, seen), options.faults
-    fault = plan.draw(chance)
-    sample = Sample(
+    chance = Chance(options.seed, asked.hash, seen)
+    fault = options.faults.draw(chance)
+    sample = _sample(asked, chance, options, TIERS.get(fault or "", "standard"))
+    return Drawn(sample, fault, price(sample, fault))
+
+
+def draw_line(asked: Asked, seen: int, options: Options) -> tuple[Drawn, Error | None]:
+    """The same for a line of a batch, and the error that it ends in; what ends in one costs nothing."""
+    chance = Chance(options.seed, asked.hash, seen)
+    fault = options.faults.draw(chance, (*FAULTS, *ITEM_FAULTS))
+    if fault in UNCONNECTED or fault in TIERS:
+        fault = None
+    sample = _sample(asked, chance, options, "standard")
+    error = failure(sample, fault)
+    return Drawn(sample, fault, None if error else price(sample, fault)), error
+
+
+def _sample(asked: Asked, chance: Chance, options: Options, tier: str) -> Sample:
+    plan = options.faults
+    return Sample(
         asked,
         chance,
         options,
         overrun=plan.habit("overrun", chance),
         details_missing=plan.habit("details_missing", chance),
-        tier=TIERS.get(fault or "", "standard"),
+        tier=tier,
     )
-    return Drawn(sample, fault, price(sample, fault))

@@ -167,6 +167,26 @@ def storage_full(limit: int) -> ApiError:
     return ApiError(429, f"{_EXCEEDED}\n* Quota exceeded for metric: {metric}, limit: {limit}", details)
 
 
+def no_batch() -> ApiError:
+    """404: no such job, or no longer."""
+    return ApiError(404, "Requested entity was not found.")
+
+
+def batch_done() -> ApiError:
+    """400: the job cannot be cancelled any more; what the service says is not known (§8.11)."""
+    return ApiError(400, "The batch has already reached a terminal state.", status="FAILED_PRECONDITION")
+
+
+def batch_exhausted(refused_by: str | None = None) -> ApiError:
+    """429 for a create, which says nothing but where to read on (§7.3)."""
+    return ApiError(429, "Resource has been exhausted (e.g. check quota).", [_HELP], refused_by=refused_by)
+
+
+def generated_file() -> ApiError:
+    """400 for whatever but a download of results: their ids are longer than an id may be (§8.7)."""
+    return invalid("* file.name: The file ID may have up to 40 characters.\n")
+
+
 def exhausted(refused_by: str | None = None) -> ApiError:
     """429 that names nothing (recorded)."""
     return ApiError(429, "Resource has been exhausted (e.g. check quota).", refused_by=refused_by)

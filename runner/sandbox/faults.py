@@ -1,7 +1,7 @@
 """The fault table: which misbehaviour a request meets, and how likely each is.
 
-What a fault looks like on the wire is in `answer` (bodies), `errors` (statuses), `delivery` (connections) and
-`files` (those of the Files API).
+What a fault looks like on the wire is in `answer` (bodies), `errors` (statuses), `delivery` (connections),
+`files` and `upload` (those of the Files API), `job`, `line` and `batches` (those of the Batch API).
 """
 
 import difflib
@@ -53,7 +53,42 @@ for that of JSON lines. `storage_full`: 429. `upload_broken`: a reset within a c
 `upload_no_status`: no X-Goog-Upload-Status, the chunk is kept or is not. `file_processing`: not ACTIVE before 5 to
 30 s of the clock have passed. `file_gone`: 403 when it is used, and from then on.
 """
-_NAMES = (*FAULTS, *dict.fromkeys(name for names in FILE_FAULTS.values() for name in names))
+
+ITEM_FAULTS: Mapping[str, int] = {
+    "batch_code_13": 13,
+    "batch_code_8": 8,
+    "batch_code_14": 14,
+    "batch_code_4": 4,
+    "batch_code_3": 3,
+}
+"""Errors of one line of a batch with their gRPC codes; drawn behind FAULTS, which lines meet as well."""
+
+BATCH_FAULTS: Mapping[str, tuple[str, ...]] = {
+    "create": ("batch_create_lost", "batch_create_429", "batch_create_503"),
+    "run": ("batch_stuck", "batch_failed", "batch_expired", "batch_unknown_state", "batch_partly"),
+    "lines": ("batch_lines_dropped", "batch_lines_shuffled", "batch_lines_repeated"),
+    "form": ("batch_key_in_metadata", "batch_status_lines"),
+    "seen": ("batch_list_omits",),
+    "inline": ("batch_inline_too_large",),
+    "cancel": ("batch_cancel_slow",),
+    "list": ("batch_list_repeats", "batch_list_503"),
+    "get": ("batch_get_503",),
+    "download": ("batch_download_cut", "batch_download_503"),
+}
+"""Faults of the Batch API by where they are drawn, at most one at each; in no preset (gemini-api.md §8, §12).
+
+`batch_create_lost`: the job is there, its reply is a closed connection, a reset, a 503 or a 504; after `_429` and
+`_503` it is not. `batch_stuck`: PENDING until it expires; `batch_expired`: RUNNING until then, a part of its lines
+done and billed. `batch_failed`: FAILED as a whole, nothing billed. `batch_unknown_state` stands in for RUNNING,
+`batch_partly`, PARTIALLY_SUCCEEDED, for SUCCEEDED. Dropped lines are billed, repeated ones once.
+`batch_status_lines`: `status` in place of `error`. `batch_list_omits`: the list shows the job only after 1 to 10
+minutes of the clock; `_repeats`: its page begins with the newest job once more. `batch_inline_too_large`: results
+inline are never to be had, 503 or 504. `batch_cancel_slow`: it takes effect after 10 to 30 minutes of the clock,
+else after 2 to 30 seconds. `batch_download_cut`: the connection ends within the results.
+"""
+
+_GROUPS = ((*FAULTS, *ITEM_FAULTS), *FILE_FAULTS.values(), *BATCH_FAULTS.values())
+_NAMES = tuple(dict.fromkeys(name for names in _GROUPS for name in names))
 
 HABITS = {"details_missing": 0.05, "overrun": 0.002}
 """What ordinary answers do now and then, whatever the plan; a plan may set their rates, to 0 as well.
@@ -80,7 +115,7 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "mild": dict.fromkeys(_MILD, 0.01),
     "storm": dict.fromkeys(_STORM, 0.009) | dict.fromkeys(_THROTTLES, 0.005),
 }
-"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all that is left but `hang`; none of files."""
+"""`none`; `night`: 3 % of faults; `mild`: 11 %; `storm`: 38 %, all others but `hang`; none of files or batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +128,7 @@ class FaultPlan:
         """Refuse what cannot be drawn."""
         for name, rate in self.rates.items():
             _check(name, rate)
-        for names in (FAULTS, *FILE_FAULTS.values()):
+        for names in _GROUPS:
             if (total := sum(self.rates.get(name, 0.0) for name in names)) > 1 + 1e-9:
                 raise ValueError(f"the probabilities of the faults add up to {total:g}; at most 1 is possible")
 

@@ -14,8 +14,8 @@ class Options:
     """How one sandbox behaves. Times are seconds of its own clock, `speed` times as fast as the wall's."""
 
     state_dir: Path
-    """Keeps `bill.jsonl`, `requests.jsonl`, `files.jsonl`, `clock.json` and the folder `files`; a sandbox on the
-    same folder goes on from there."""
+    """Keeps `bill.jsonl`, `requests.jsonl`, `files.jsonl`, `batches.jsonl`, `lines.jsonl`, `clock.json` and the
+    folders `files` and `batches`; a sandbox on the same folder goes on from there."""
     port: int | None = None
     """TCP port, 0 for any free one; used when `uds` is None."""
     uds: Path | None = None
@@ -52,3 +52,19 @@ class Options:
     """Most of one file of the Files API (§9.2)."""
     storage_bytes: int = 20 << 30
     """Most of all of them."""
+    batch_pending_s: float = 60
+    """Mean time that a batch job is PENDING; drawn from 0.5 to 1.5 times of it, as the next two together."""
+    batch_running_s: float = 120
+    """Mean time that it is RUNNING besides what its lines take. Small jobs take 40 s to 10 min (§8.1)."""
+    batch_line_s: float = 0.5
+    """What each line adds to that."""
+    batch_jobs: int = 100
+    """Most jobs that are not done (§7.5)."""
+    batch_tokens: int | None = None
+    """Most input tokens in the jobs of a model that are not done; None: as documented for tier 1 (§7.5)."""
+    batch_inline_bytes: int = 1 << 30
+    """Most of an answer with results inline, which holds them twice (§8.8)."""
+    batch_output_s: float = 48 * 3600
+    """How long results can be had; the documents do not say (§13.13), this is the shortest that was heard of."""
+    cancelled_output: bool = False
+    """Whether a cancelled job gives the results of the lines that were done; they are billed anyway (§13.12)."""

@@ -1,7 +1,7 @@
 """An answer ready to leave, and the shapes of those in which nothing was generated (gemini-api.md §7)."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from runner.sandbox.errors import REPORT, ApiError, exhausted, no_quota, quota_exceeded, retired_model
@@ -9,6 +9,17 @@ from runner.sandbox.sample import Sample
 
 JSON_TYPE = "application/json; charset=UTF-8"
 HTML_TYPE = "text/html; charset=UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A body too large to hold."""
+
+    chunks: Iterable[bytes]
+    length: int
+    """Of all chunks together, in bytes."""
+    until: int | None = None
+    """Where the connection ends before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,8 @@ class Reply:
     """Which tier served it."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Besides those that every reply has."""
+    stream: Stream | None = None
+    """In place of the body."""
 
 
 def dump(body: object) -> bytes:

@@ -9,7 +9,16 @@ from typing import Any
 
 from runner.core.catalog import SIZES, Model
 from runner.sandbox.errors import invalid, invalid_payload
-from runner.sandbox.reference import Find, Reference, nothing_held, reference_tokens, referred, sent_as
+from runner.sandbox.reference import (
+    OTHER_TOKENS,
+    TOKENS,
+    Find,
+    Reference,
+    nothing_held,
+    reference_tokens,
+    referred,
+    sent_as,
+)
 from runner.sandbox.schema import normalise
 
 SIZE_ALIASES = {"512P": "512", "512PX": "512"}
@@ -96,6 +105,14 @@ def understand(model: Model, raw: Any, find: Find = nothing_held) -> Asked:
         reference_tokens=tokens,
         references=references,
     )
+
+
+def input_tokens(model: Model, body: dict[str, Any]) -> int:
+    """Input tokens of a normalised body, whether it can be served or not; no picture is looked at."""
+    contents = [*body.get("contents", ()), body.get("systemInstruction", {})]
+    parts = [part for content in contents for part in content.get("parts", ())]
+    pictures = sum("inlineData" in part or "fileData" in part for part in parts)
+    return text_tokens(part.get("text", "") for part in parts) + pictures * TOKENS.get(model.id, OTHER_TOKENS)
 
 
 def _resolved(contents: list[dict[str, Any]], pictures: Iterator[Reference | None]) -> list[dict[str, Any]]:

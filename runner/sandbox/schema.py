@@ -116,6 +116,18 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
         "error": "free",
         "videoMetadata": "free",
     },
+    "CreateBatchRequest": {"batch": "GenerateContentBatch"},
+    "GenerateContentBatch": {
+        **dict.fromkeys(("name", "model", "displayName", "state"), "string"),
+        **dict.fromkeys(("createTime", "endTime", "updateTime"), "string"),
+        "inputConfig": "InputConfig",
+        "priority": "long",
+        **dict.fromkeys(("output", "batchStats", "webhookConfig"), "free"),
+    },
+    "InputConfig": {"fileName": "string", "requests": "InlinedRequests"},
+    "InlinedRequests": {"requests": "[]InlinedRequest"},
+    "InlinedRequest": {"request": "GenerateContentRequest", "metadata": "free"},
+    "BatchLine": {"key": "string", "request": "GenerateContentRequest", "metadata": "free"},
 }
 """Fields of each message; `[]` marks a repeated one, `free` a map whose keys are the caller's own."""
 

@@ -48,7 +48,7 @@ def table(report: Report) -> list[tuple[str, str]]:
         ("without the outage", f"{_hours(took)}; the limits allow {_hours(allowed)}"),
         ("took", f"{took / allowed:.3f} times what the limits allow"),
         ("requests", f"{len(report.sends):,}, and {len(report.arrivals) - len(report.sends)} into the outage"),
-        ("refused by a quota", str(len(report.refused))),
+        ("refused by a quota", f"{len(report.refused)}, {len(report.unforeseen)} of them unforeseen"),
         ("most in any minute", f"{report.most_requests} requests of {LIMITS.rpm}"),
         ("most in any ten minutes", f"{_dollars(report.most_nanos)} of {_dollars(LIMITS.spend_nanos)}"),
         ("full ten minutes: median, least", f"{_dollars(held[len(held) // 2])}, {_dollars(held[0])}"),

@@ -60,6 +60,12 @@ encode(Drawing(1024, 1024, "warm", 0.5, ""), "jpeg")
 takes a tenth of a second."""
 
 
+PICTURE_NANOS = 1_120 * 60_000
+"""Image tokens of 1K at their price."""
+ANSWERED_S = 30.0
+"""Nearly every request is answered within this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How long, how rough and how fast a night is."""
@@ -75,7 +81,8 @@ class Plan:
     resume_s: float = 1.0
     """Of the wall, from a job's lock to its first request, at most."""
     late: int = 0
-    """So many requests may be refused by a quota, for they came late: a tenth of a second is six of the night."""
+    """So many requests may be refused by a quota for no dear answer, since they came late: a tenth of a second is
+    six of the night."""
     bound_s: float = 900.0
     """Of wall time; a night that takes longer has failed."""
 
@@ -179,6 +186,16 @@ class Report:
     def refused(self) -> list[Arrival]:
         """Requests that a quota refused."""
         return [one for one in self.arrivals if one.refused_by]
+
+    @property
+    def unforeseen(self) -> list[Arrival]:
+        """Those of them that no answer with several pictures explains.
+
+        The sandbox counts such an answer in full as its request arrives; the runner, which has reserved one
+        picture, learns of it with the answer, or is refused for it before.
+        """
+        dear = [one.at for one in self.sends if one.nanos >= 2 * PICTURE_NANOS]
+        return [one for one in self.refused if all(abs(one.at - at) > ANSWERED_S for at in dear)]
 
 
 class Night:
@@ -301,7 +318,7 @@ def holds(report: Report) -> None:
     assert report.lives[-1].code in {0, 1}, report.lives[-1]
     assert [one.code for one in report.lives[:-1]] == [-9] * report.plan.kills
     assert report.violations == []
-    assert len(report.refused) <= report.plan.late, report.refused
+    assert len(report.unforeseen) <= report.plan.late, report.unforeseen
     assert worst_window([one.at for one in report.sent], MINUTE_S) <= LIMITS.rpm
     assert (
         heaviest_window(report.sent, SPEND_S, at=lambda one: one.at, weight=lambda one: one.nanos)

@@ -31,7 +31,7 @@ FIELDS = {
         "text",
         "image",
     ),
-    *("images", "response_id", "outcome", "answered", "sha256", "prompt"),
+    *("images", "response_id", "outcome", "answered", "sha256", "prompt", "batch", "line", "key"),
 }
 
 
