@@ -36,10 +36,10 @@ def prefix(base_url: str, version: str) -> str:
     return base if _VERSION.search(url.path.rstrip("/")) else f"{base}/{version}"
 
 
-def address(prefix: str, model: str) -> str:
+def address(prefix: str, model: str, verb: str = "generateContent") -> str:
     """The URL that renders with `model`, which may be bare, `models/x` or `tunedModels/x` (gemini-api.md §2)."""
     named = model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-    return f"{prefix}/{quote(named, safe='/@:')}:generateContent"
+    return f"{prefix}/{quote(named, safe='/@:')}:{verb}"
 
 
 def upload_address(prefix: str) -> str:
@@ -51,6 +51,18 @@ def upload_address(prefix: str) -> str:
 def file_address(prefix: str, name: str) -> str:
     """The URL of a file at the service; `name` is `files/…` (gemini-api.md §9.1)."""
     return f"{prefix}/{quote(name, safe='/')}"
+
+
+def download_addresses(prefix: str, name: str) -> list[str]:
+    """The URLs under which a file that the service made can be had, the SDK's first (gemini-api.md §2)."""
+    base, _, version = prefix.rpartition("/")
+    named = f"{quote(name, safe='/')}:download?alt=media"
+    return [f"{prefix}/{named}", f"{base}/download/{version}/{named}"]
+
+
+def batches_address(prefix: str, name: str = "batches") -> str:
+    """The URL of a batch job by its name (`batches/…`, with a verb after a colon), or of their list (§2)."""
+    return f"{prefix}/{quote(name, safe='/:')}"
 
 
 def payload(task: Assignment) -> bytes:

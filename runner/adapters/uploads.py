@@ -1,4 +1,4 @@
-"""The client of the Files API: uploads a file in pieces and goes on where a broken connection left it.
+"""The client of the Files API: uploads a file in pieces and goes on where a broken connection left it; downloads.
 
 What the wire says is gemini-api.md §9. The key goes with requests about files; the URL that takes the bytes is a
 capability of its own and never gets it. Nothing here knows why a file is uploaded.
@@ -9,15 +9,16 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
 import anyio
@@ -27,8 +28,8 @@ from anyio import to_thread
 from runner.adapters.gemini import CONNECT_S, KeyHeader, Secret, body_of, check_key, common_headers
 from runner.adapters.quota import read_delay_s
 from runner.adapters.references import opened
-from runner.adapters.request import file_address, prefix, upload_address
-from runner.adapters.seal import MASK, one_line, shortened, spellings
+from runner.adapters.request import download_addresses, file_address, prefix, upload_address
+from runner.adapters.seal import MASK, one_line, sealed, shortened, spellings
 from runner.adapters.transport import JOURNEY_ERRORS, Transport
 from runner.adapters.trouble import read_trouble
 from runner.adapters.wire import load, mapping, words
@@ -53,15 +54,25 @@ _LONGEST_WAIT_S = 600.0
 _PROCESSING_S = 600.0
 _POLL_S = 2.0
 _CEILING_S = 32.0
+_GAP_S = 60.0
+"""Of a download, between two pieces."""
 _LARGEST_BODY = 1024 * 1024
 _LARGEST_STEP = 64 * 1024 * 1024
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NAME_CHARS = 512
 _SHOWN_CHARS = 400
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_HOPS = 5
+_RANGE = re.compile(r"bytes (\d{1,18})-", re.ASCII | re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 class UploadError(Exception):
-    """The file could not be uploaded, and trying again at once would not help. The message holds no secret."""
+    """The file could not be uploaded or downloaded, and trying again at once would not help.
+
+    The message holds no secret.
+    """
 
 
 class NoFilesApiError(UploadError):
@@ -117,8 +128,8 @@ class _Answer:
             return {}
 
 
-class _SetbackError(Exception):
-    """It may pass: what to do next, and how long the service wants to be left alone."""
+class SetbackError(Exception):
+    """It may pass: what to do next, and how long the service wants to be left alone. Its words hold no secret."""
 
     def __init__(self, said: str, then: Literal["start", "query", "again"], delay_s: float | None = None) -> None:
         super().__init__(said)
@@ -130,7 +141,7 @@ class _MimeRefusedError(Exception):
 
 
 @dataclass(slots=True)
-class _Patience:
+class Patience:
     """Counts tries since the last progress and waits between them."""
 
     clock: Clock
@@ -142,7 +153,7 @@ class _Patience:
         if offset > self.furthest:
             self.furthest, self.failures = offset, 0
 
-    async def wait(self, setback: _SetbackError) -> None:
+    async def wait(self, setback: SetbackError) -> None:
         """Raises PassingError once there were too many, or the service asks for too long a wait."""
         self.failures += 1
         delay_s = setback.delay_s or 0.0
@@ -192,8 +203,18 @@ class _Session:
     """What it said when it refused a chunk."""
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A download under way."""
+
+    start: int
+    """Of the file, the byte that comes first: 0 where the service gives all of it whatever it is asked."""
+    pieces: AsyncGenerator[bytes]
+    """Raises SetbackError where the connection breaks."""
+
+
 class FilesClient:
-    """Uploads, looks up and deletes files (gemini-api.md §9), with the key handling of `GeminiProvider`.
+    """Uploads, downloads and deletes files (gemini-api.md §9), with the key handling of `GeminiProvider`.
 
     `uds` is the path of a Unix socket to connect to instead of the base URL's host. Waits follow `clock`.
     """
@@ -267,6 +288,91 @@ class FilesClient:
         """Delete a file; fine if there is none. Raises UploadError."""
         await self._patiently("DELETE", name)
 
+    def patience(self) -> Patience:
+        """Waits between tries as an upload has them."""
+        return Patience(self._clock)
+
+    def sealed(self, reply: T) -> T:
+        """A reply without the key in any of its texts."""
+        return sealed(reply, spellings(self._key.get_secret_value()))
+
+    @asynccontextmanager
+    async def download(self, name: str, *, start: int = 0) -> AsyncGenerator[Download]:
+        """A file that the service made, from byte `start` if it honours ranges, else from its first (§8.7).
+
+        One try: raises SetbackError for what may pass, UploadError for a file that is gone or was uploaded by us.
+        """
+        response = await self._opened(name, start)
+        pieces = self._pieces(response)
+        try:
+            yield Download(_first_byte(response.headers) if response.status_code == 206 else 0, pieces)
+        finally:
+            await pieces.aclose()
+            with suppress(*JOURNEY_ERRORS):
+                await response.aclose()
+
+    # --- what the service made ---
+
+    async def _opened(self, name: str, start: int) -> httpx.Response:
+        """A 200 or 206 with its body still to come, by either address and wherever it redirects to (§2, §8.7)."""
+        addresses = download_addresses(self._prefix, name)
+        hops = 0
+        while True:
+            response = await self._get(addresses[0], start)
+            if response.status_code in {200, 206}:
+                return response
+            answer = await self._refusal(response)
+            if answer.status == 416 and start:
+                start = 0
+            elif answer.status in _REDIRECTS and hops < _MOST_HOPS:
+                hops += 1
+                addresses = [self._takes_bytes(answer.headers.get("location", ""))]
+            elif answer.status in {404, 405} and len(addresses) > 1:
+                addresses = addresses[1:]
+            elif _is_mime(answer):
+                raise UploadError(self._said(answer))
+            else:
+                self._refuse(answer, then="again")
+
+    async def _get(self, url: str, start: int) -> httpx.Response:
+        """The key goes to the host of the API alone."""
+        headers = {"range": f"bytes={start}-"} if start else {}
+        ours = httpx.URL(url).netloc == httpx.URL(self._prefix).netloc
+        request = self._http.build_request("GET", url, headers=headers)
+        response: httpx.Response | None = None
+        try:
+            with anyio.move_on_after(_ANSWER_S):
+                response = await self._http.send(request, auth=self._with_key if ours else None, stream=True)
+        except JOURNEY_ERRORS as error:
+            raise SetbackError(self._sealed(f"{type(error).__name__}: {error}"), "again") from None
+        if response is None:
+            raise SetbackError("no answer in time", "again")
+        return response
+
+    async def _refusal(self, response: httpx.Response) -> _Answer:
+        body = b""
+        try:
+            with anyio.move_on_after(_ANSWER_S), suppress(*JOURNEY_ERRORS):
+                body = await _body(response)
+        finally:
+            with suppress(*JOURNEY_ERRORS):
+                await response.aclose()
+        return _Answer(response.status_code, response.headers, body)
+
+    async def _pieces(self, response: httpx.Response) -> AsyncGenerator[bytes]:
+        body = response.aiter_bytes()
+        while True:
+            try:
+                with anyio.fail_after(_GAP_S):
+                    piece = await anext(body, None)
+            except TimeoutError:
+                raise SetbackError(f"no byte for {_GAP_S:g} s", "again") from None
+            except JOURNEY_ERRORS as error:
+                raise SetbackError(self._sealed(f"{type(error).__name__}: {error}"), "again") from None
+            if piece is None:
+                return
+            yield piece
+
     # --- from file to session ---
 
     async def _open(self, path: Path, size: int, sha256: str) -> _Source:
@@ -291,7 +397,7 @@ class FilesClient:
 
     async def _as(self, source: _Source, mime: str, display_name: str) -> RemoteFile:
         """One upload, whatever happens to the connection."""
-        patience, session = _Patience(self._clock), None
+        patience, session = Patience(self._clock), None
         while True:
             try:
                 if session is None:
@@ -300,7 +406,7 @@ class FilesClient:
                 if file:
                     return file
                 patience.reached(session.offset)
-            except _SetbackError as setback:
+            except SetbackError as setback:
                 await patience.wait(setback)
                 if setback.then == "start":
                     session = None
@@ -329,7 +435,10 @@ class FilesClient:
         return _Session(self._takes_bytes(url), _step(answer.headers))
 
     def _takes_bytes(self, url: str) -> str:
-        """The address that the service gave, as it is: on another host, or behind a router, too (§9.2, §11)."""
+        """The address that the service gave, as it is: on another host, or behind a router, too (§9.2, §11).
+
+        Also where it redirects a download to.
+        """
         base = httpx.URL(self._prefix)
         try:
             found = httpx.URL(urljoin(self._prefix, url))
@@ -358,19 +467,19 @@ class FilesClient:
                 session.offset = end
                 return None
             case "active":
-                raise _SetbackError("all bytes were sent, and the service waits for more", then="query")
+                raise SetbackError("all bytes were sent, and the service waits for more", then="query")
             case "" if "file" not in answer.data:
-                raise _SetbackError("the service does not say how the upload stands", then="again")
+                raise SetbackError("the service does not say how the upload stands", then="again")
             case "final" | "" if end == source.size:
                 return self._final(answer)
             case status:
-                raise _SetbackError(f"the service ended the upload early ({self._sealed(status)})", then="start")
+                raise SetbackError(f"the service ended the upload early ({self._sealed(status)})", then="start")
 
     def _not_taken(self, session: _Session, answer: _Answer) -> NoReturn:
         """A chunk that was refused: what may pass is waited for, else the service is asked where it stands."""
         if 400 <= answer.status < 500 and answer.status not in {408, 429} and not _is_mime(answer):
             session.refused = self._said(answer)
-            raise _SetbackError(session.refused, then="query")
+            raise SetbackError(session.refused, then="query")
         self._refuse(answer, then="query")
 
     async def _query(self, session: _Session, source: _Source) -> RemoteFile | None:
@@ -383,7 +492,7 @@ class FilesClient:
         if answer.status < 300 and answer.upload_status == "final":
             return self._final(answer)
         if answer.status >= 300 or answer.upload_status not in {"active", ""} or not 0 <= offset <= source.hashed:
-            raise _SetbackError(session.refused or f"the upload is gone: {self._said(answer)}", then="start")
+            raise SetbackError(session.refused or f"the upload is gone: {self._said(answer)}", then="start")
         if session.refused and offset == session.offset:
             raise UploadError(session.refused)
         session.offset, session.unsure, session.refused = offset, False, ""
@@ -392,7 +501,7 @@ class FilesClient:
     def _final(self, answer: _Answer) -> RemoteFile:
         file = _file(mapping(answer.data.get("file")))
         if not file.name:
-            raise _SetbackError("the service has the file and does not say what it calls it", then="start")
+            raise SetbackError("the service has the file and does not say what it calls it", then="start")
         return file
 
     # --- what the service made of it ---
@@ -432,7 +541,7 @@ class FilesClient:
     # --- one request ---
 
     async def _patiently(self, method: str, name: str) -> _Answer:
-        patience = _Patience(self._clock)
+        patience = Patience(self._clock)
         while True:
             try:
                 answer = await self._exchange(
@@ -441,7 +550,7 @@ class FilesClient:
                 if answer.status in {403, 404} or 200 <= answer.status < 300:
                     return answer
                 self._refuse(answer, then="again")
-            except _SetbackError as setback:
+            except SetbackError as setback:
                 await patience.wait(setback)
             except _MimeRefusedError as error:
                 raise UploadError(str(error)) from None
@@ -466,9 +575,9 @@ class FilesClient:
                 ) as response:
                     answer = _Answer(response.status_code, response.headers, await _body(response))
         except JOURNEY_ERRORS as error:
-            raise _SetbackError(self._sealed(f"{type(error).__name__}: {error}"), then) from None
+            raise SetbackError(self._sealed(f"{type(error).__name__}: {error}"), then) from None
         if answer is None:
-            raise _SetbackError("no answer in time", then)
+            raise SetbackError("no answer in time", then)
         return answer
 
     def _refuse(self, answer: _Answer, *, then: Literal["start", "query", "again"]) -> NoReturn:
@@ -479,7 +588,7 @@ class FilesClient:
         if answer.status == 429 and "file_storage_bytes" in trouble.said:
             raise UploadError(f"the storage for files is full until old ones expire: {said}")
         if answer.status in {408, 429} or answer.status >= 500:
-            raise _SetbackError(said, then, read_delay_s(trouble, answer.headers))
+            raise SetbackError(said, then, read_delay_s(trouble, answer.headers))
         raise UploadError(said)
 
     def _said(self, answer: _Answer) -> str:
@@ -490,6 +599,12 @@ class FilesClient:
         for secret in spellings(self._key.get_secret_value()):
             text = text.replace(secret, MASK)
         return shortened(one_line(text), _SHOWN_CHARS)
+
+
+def _first_byte(headers: httpx.Headers) -> int:
+    """Where a part of a file begins; one that does not say (RFC 9110 §14.4) fits nothing."""
+    found = _RANGE.match(headers.get("content-range", ""))
+    return int(found[1]) if found else -1
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -524,11 +639,11 @@ def _file(data: Mapping[str, Any]) -> RemoteFile:
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None,
         sha256=words(data.get("sha256Hash")),
         error=words(mapping(data.get("error")).get("message")),
-        expires_at_utc=_timestamp(words(data.get("expirationTime"))),
+        expires_at_utc=timestamp(words(data.get("expirationTime"))),
     )
 
 
-def _timestamp(text: str) -> float | None:
+def timestamp(text: str) -> float | None:
     """RFC 3339 as seconds since 1970; None for anything else. Nanoseconds are cut."""
     try:
         return datetime.fromisoformat(text).timestamp()

@@ -53,7 +53,9 @@ class Box:
 def picture(path: Path, side=8, seed=0) -> str:
     """A PNG that does not compress; its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.frombytes("RGB", (side, side), random.Random(seed).randbytes(side * side * 3)).save(path)
+    Image.frombytes("RGB", (side, side), random.Random(seed).randbytes(side * side * 3)).save(
+        path, compress_level=0
+    )
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
