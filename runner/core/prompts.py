@@ -6,7 +6,7 @@ Pure: what a file holds is handed in by `Files`, and the same files give the sam
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from typing import Protocol
@@ -131,7 +131,7 @@ class _Rows:
             taken += 1
             yield prompt
         if self._problems:
-            raise ManifestError(source.file, self._problems)
+            raise ManifestError(source.file, _bounded(self._problems))
         if not taken:
             what = "has no prompts" if source.sample is None else "has no prompts in this sample: take more of it"
             raise ManifestError(self._reading.file, [Problem(source.line, source.column, f"{source.name} {what}")])
@@ -139,7 +139,7 @@ class _Rows:
     def _chosen(self) -> Iterator[Prompt]:
         source = self._source
         try:
-            for row in rows(source.file, source.kind, self._reading.files.blocks(source.name)):
+            for row in rows(source.file, source.kind, self._reading.files.blocks(source.name), self._problems):
                 if source.sample is None or _falls(row, source.seed) < source.sample:
                     if (prompt := self._prompt(row)) is not None:
                         yield prompt
@@ -258,6 +258,14 @@ class _Rows:
         known = once and any(problem.message == message for problem in self._problems)
         if not known and len(self._problems) < MAX_PROBLEMS:
             self._problems.append(Problem(row.line, 1, message, self._source.file))
+
+
+def _bounded(problems: list[Problem]) -> list[Problem]:
+    """The first of them, with word of it where there may be more."""
+    if len(problems) < MAX_PROBLEMS:
+        return problems
+    *others, last = sorted(problems)[:MAX_PROBLEMS]
+    return [*others, replace(last, message=f"{last.message} (read no further: there may be more)")]
 
 
 def _falls(row: Row, seed: int) -> Fraction:

@@ -77,45 +77,53 @@ def kind_of(file: str) -> Kind | None:
     return None
 
 
-def rows(file: str, kind: Kind, blocks: Iterable[bytes]) -> Iterator[Row]:
+def rows(file: str, kind: Kind, blocks: Iterable[bytes], noted: list[Problem] | None = None) -> Iterator[Row]:
     """The rows of a prompt file, each as soon as it is read; memory is bounded by the longest line and block.
 
     Blocks may end anywhere. Behind the first thing wrong no row follows, so whoever wants only some rows cannot
-    miss it: the rest is read for what else is wrong.
+    miss it: the rest is read for what else is wrong. Whoever looks into `noted` gets the good rows among the bad,
+    and no error.
 
     Args:
         file: its name for messages.
         kind: how it is written.
         blocks: its bytes, best in blocks of some 64 KB.
+        noted: where what is wrong goes, as it is found.
 
     Raises:
         ManifestError: at the end, with everything that is wrong, or as soon as that is `MAX_PROBLEMS`.
     """
-    problems = _Problems(file)
+    problems = _Problems(file, noted)
     found = False
     try:
-        for row in _rows(kind, _lines(blocks, problems), problems):
-            found = True
-            if not problems.found:
-                yield row
-    except UnreadableError as error:
-        problems.add(error.problem.line, error.problem.column, error.problem.message)
-    if not found and not problems.found:
-        table = kind in ("csv", "tsv")
-        problems.add(1, 1, f"no prompts: expected {'a row below a header' if table else 'one on a line'}")
-    problems.close()
+        try:
+            for row in _rows(kind, _lines(blocks, problems), problems):
+                found = True
+                if noted is not None or not problems.found:
+                    yield row
+        except UnreadableError as error:
+            problems.add(error.problem.line, error.problem.column, error.problem.message)
+        if not found and not problems.found:
+            table = kind in ("csv", "tsv")
+            problems.add(1, 1, f"no prompts: expected {'a row below a header' if table else 'one on a line'}")
+        problems.close()
+    except ManifestError:
+        if noted is None:
+            raise
 
 
 class _Problems:
     """What is wrong so far with one file."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, noted: list[Problem] | None = None) -> None:
         self.found: list[Problem] = []
-        self._file = file
+        self._file, self._noted = file, noted
 
     def add(self, line: int, column: int, message: str) -> None:
         """Raises ManifestError with the last of `MAX_PROBLEMS`."""
         self.found.append(Problem(line, column, message))
+        if self._noted is not None:
+            self._noted.append(replace(self.found[-1], file=self._file))
         if len(self.found) >= MAX_PROBLEMS:
             *others, last = sorted(self.found)
             self.found = [*others, replace(last, message=f"{last.message} (read no further: there may be more)")]

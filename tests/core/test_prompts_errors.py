@@ -339,3 +339,19 @@ def test_a_kept_model_that_may_be_misspelled_is_noted():
         ),
         "m.yaml:4: model vendor/model to keep is not in the catalog of 2026-11-22",
     ]
+
+
+def test_wrong_rows_and_wrong_names_in_rows_are_said_together():
+    files = {"p.tsv": "prompt\tmood\nA {mood} fox\tcalm\nA fox\nA {moood} cat\twild\n"}
+    with pytest.raises(ManifestError) as caught:
+        expansion(prompts="prompts: [{from: p.tsv}]", files=files)
+    assert [line.partition(": ")[0] for line in str(caught.value).splitlines()] == ["p.tsv:3:1", "p.tsv:4:1"]
+
+
+def test_twenty_wrong_rows_are_said_and_that_there_may_be_more():
+    files = {"p.csv": "prompt\n" + "{x}\n" * 50}
+    with pytest.raises(ManifestError) as caught:
+        expansion(prompts="prompts: [{from: p.csv}]", files=files)
+    *_, last = lines = str(caught.value).splitlines()
+    assert len(lines) == 20
+    assert last.endswith("(read no further: there may be more)")
