@@ -240,19 +240,25 @@ class Lane:
         self.why.waits("references", "references of the next task are being read or uploaded")
         try:
             await self._references.prepare(claim.references)
-            self._upload_trouble, self._trouble_since = 0, self._clock.now()
+            self._upload_trouble = 0
         except Unsendable as error:
-            if error.passing:
-                return await self._wait_out(error)
-            log.warning("%s: %s (%s)", claim.stem, error.message, error.reason)
-            try:
-                await self._ledger.fail(claim.task_id, error.reason, error.message, now=self._clock.utc())
-            except LocalFailureError as failure:
-                return self._pool.stop("local", str(failure))
-            self._pool.change()
+            await (self._wait_out(error) if error.passing else self._give_up(claim, error))
+        except RunnerError as failure:
+            self._pool.stop("local", str(failure))
+
+    async def _give_up(self, claim: Unready, error: Unsendable) -> None:
+        """End a task whose references can never be sent."""
+        log.warning("%s: %s (%s)", claim.stem, error.message, error.reason)
+        try:
+            await self._ledger.fail(claim.task_id, error.reason, error.message, now=self._clock.utc())
+        except LocalFailureError as failure:
+            self._pool.stop("local", str(failure))
+        self._pool.change()
 
     async def _wait_out(self, error: Unsendable) -> None:
         """The service takes no uploads now: no task is to blame for that."""
+        if not self._upload_trouble:
+            self._trouble_since = self._clock.now()
         self._upload_trouble += 1
         if self._clock.now() - self._trouble_since > PATIENCE_S:
             self._pool.stop("provider", f"half an hour without one upload ({error.message})")

@@ -11,6 +11,7 @@ from contextlib import suppress
 import anyio
 import anyio.to_thread
 
+from runner.core.errors import RunnerError
 from runner.core.reference import Reference
 from runner.engine.lane import Ended, Lane, Terms
 from runner.engine.ports import Clock, ImageStore, NoReferences, Provider, References, Unsendable
@@ -112,7 +113,7 @@ class Pool(Shared[Ended]):
                 await self.changed.wait()
 
     async def _prepare(self, wanted: Sequence[Reference]) -> None:
-        with suppress(Unsendable):  # the claim of the task that needs them says it
+        with suppress(Unsendable, RunnerError):  # the claim of the task that needs them says it
             await self.references.prepare(wanted)
 
     def interrupt(self) -> None:

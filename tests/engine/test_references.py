@@ -10,6 +10,7 @@ import pytest
 
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
+from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import FileGone, Parked, State
 from runner.core.limits import Limits
 from runner.core.pricing import Seen, Tokens, sheet
@@ -174,6 +175,26 @@ def test_uploads_that_fail_for_a_while_are_waited_out_and_blame_no_task(tmp_path
     ending, status, _ = bench.run()
     assert ending.halted is None
     assert status.tasks[State.SUCCEEDED] == 1
+
+
+def test_trouble_long_after_the_last_upload_is_waited_out_as_well(tmp_path):
+    def broken(name):
+        still = name == "b.png" and anyio.current_time() < 1_000 + 40 * 60 + 300
+        return Unsendable("upload_failed", "503", passing=True) if still else None
+
+    specs = [spec(0, [reference("a")]), *(spec(n) for n in range(1, 40)), spec(40, [reference("b")])]
+    bench = Bench(tmp_path, specs, shelf=Shelf(broken=broken), latency_s=60.0, concurrency=1)
+    ending, status, took_s = bench.run()
+    assert ending.halted is None
+    assert status.tasks[State.SUCCEEDED] == 41
+    assert took_s > 40 * 60 + 300
+
+
+def test_a_disk_that_fails_while_references_are_made_ready_stops_the_run(tmp_path):
+    shelf = Shelf(broken=lambda _: LocalFailureError("the disk is gone"))
+    ending, status, _ = Bench(tmp_path, [spec(0, [reference("a")])], shelf=shelf).run()
+    assert (ending.halted, ending.reason) == ("local", "the disk is gone")
+    assert status.tasks[State.QUEUED] == 1
 
 
 def test_half_an_hour_without_one_upload_stops_the_run(tmp_path):
