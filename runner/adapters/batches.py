@@ -10,18 +10,18 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import httpx
 
-from runner.adapters.gemini import CONNECT_S, KeyHeader, Secret, body_of, check_key, headers_of
+from runner.adapters.gemini import body_of
 from runner.adapters.quota import read_delay_s
 from runner.adapters.rejection import Asked, read_rejection
-from runner.adapters.request import address, batches_address, prefix
+from runner.adapters.request import address, batches_address
 from runner.adapters.seal import sealed, spellings
-from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, Journey, Transport, broken
+from runner.adapters.session import CONNECT_S, Secret, Session, headers_of
+from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, Journey, broken
 from runner.adapters.trouble import read_trouble
 from runner.adapters.wire import count, excerpt, listing, load, mapping, words
 from runner.core.catalog import Catalog, bare
@@ -204,11 +204,10 @@ class _Page:
     seen_utc: float | None
 
 
-class BatchesClient:
+class BatchesClient(Session):
     """Jobs at the service, with the key handling of `GeminiProvider`. What the outside world does is never raised.
 
-    `uds` is the path of a Unix socket to connect to instead of the base URL's host; `request_timeout_s` runs to
-    the first byte of an answer.
+    `request_timeout_s` runs to the first byte of an answer.
     """
 
     def __init__(
@@ -224,29 +223,16 @@ class BatchesClient:
         model_line: str = "",
     ) -> None:
         """Raises UsageError where the base URL, the key or a proxy of the environment cannot be used."""
-        self._prefix = prefix(base_url, version)
-        check_key(key)
-        self._key, self._catalog, self._model_line = key, catalog, model_line
-        self._answer_within_s = request_timeout_s
-        self._http = httpx.AsyncClient(
-            transport=Transport(httpx.URL(self._prefix), connections=connections, uds=uds),
-            auth=KeyHeader(key),
+        super().__init__(
+            base_url=base_url,
+            key=key,
+            api=version,
+            connections=connections,
+            uds=uds,
             headers=headers_of(request_timeout_s),
-            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
-            follow_redirects=False,
         )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
+        self._catalog, self._model_line = catalog, model_line
+        self._answer_within_s = request_timeout_s
 
     async def create(self, model: str, display_name: str, file_name: str) -> Creation:
         """Make a job of an uploaded file (`files/…`). Never send it again after `Unsure`: look for it first.

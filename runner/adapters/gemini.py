@@ -3,13 +3,10 @@
 What the wire means is in `request`, `answer` and `rejection`; what a broken connection means is in `transport`.
 """
 
-import math
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from types import TracebackType
-from typing import Protocol, Self, TypedDict
+from typing import TypedDict
 
 import anyio
 import httpx
@@ -17,17 +14,15 @@ from anyio import to_thread
 
 from runner.adapters.answer import read_answer
 from runner.adapters.rejection import Asked, read_rejection
-from runner.adapters.request import address, pieces, prefix
+from runner.adapters.request import address, pieces
 from runner.adapters.seal import sealed, spellings
-from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, PIECE_BYTES, Journey, Transport, broken
+from runner.adapters.session import CONNECT_S, Secret, Session, headers_of
+from runner.adapters.transport import JOURNEY, JOURNEY_ERRORS, PIECE_BYTES, Journey, broken
 from runner.core.catalog import Catalog
-from runner.core.errors import UsageError
 from runner.core.lifecycle import Lost, Reply, Unreached
 from runner.core.task import Assignment
 from runner.engine.ports import Sink
 
-CONNECT_S = 30.0
-"""For a connection: waiting for a free one, DNS, TCP and TLS together."""
 INLINE_BYTES = 256 * 1024
 """Larger bodies are read in a thread, so that the event loop never stalls on a megabyte."""
 THREADS = 4
@@ -35,13 +30,6 @@ THREADS = 4
 LARGEST_ANSWER = 512 * 1024 * 1024
 LARGEST_REJECTION = 1024 * 1024
 _BLANK = b" \t\r\n"
-
-
-class Secret(Protocol):
-    """A key that does not show itself; pydantic's SecretStr is one."""
-
-    def get_secret_value(self) -> str:
-        """The key."""
 
 
 @dataclass(slots=True)
@@ -53,11 +41,10 @@ class _Received:
     body: bytearray
 
 
-class GeminiProvider:
+class GeminiProvider(Session):
     """`engine.ports.Provider` over HTTP. The key travels in one header and is masked in all that is returned.
 
-    `uds` is the path of a Unix socket to connect to instead of the base URL's host. `model_line` is where the
-    manifest names the model, as `file:line`, for the message of a model that is gone.
+    `model_line` is where the manifest names the model, as `file:line`, for the message of a model that is gone.
     """
 
     def __init__(
@@ -74,31 +61,17 @@ class GeminiProvider:
         model_line: str = "",
     ) -> None:
         """Raises UsageError where the base URL, the key or a proxy of the environment cannot be used."""
-        self._prefix = prefix(base_url, version)
-        check_key(key)
-        self._key = key
+        super().__init__(
+            base_url=base_url,
+            key=key,
+            api=version,
+            connections=connections,
+            uds=uds,
+            headers=headers_of(request_timeout_s),
+        )
         self._answer_within_s, self._gap_s = request_timeout_s, body_gap_s
         self._catalog, self._model_line = catalog, model_line
         self._threads = anyio.CapacityLimiter(THREADS)
-        self._http = httpx.AsyncClient(
-            transport=Transport(httpx.URL(self._prefix), connections=connections, uds=uds),
-            auth=KeyHeader(key),
-            headers=headers_of(request_timeout_s),
-            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
-            follow_redirects=False,
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
 
     async def render(self, task: Assignment, sink: Sink, left: Callable[[], None] = lambda: None) -> Reply:
         """Send one request. Every answer and every transport error becomes exactly one Reply.
@@ -178,39 +151,3 @@ async def _written(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
     for piece in pieces:
         for start in range(0, len(piece), PIECE_BYTES):
             yield piece[start : start + PIECE_BYTES]
-
-
-class KeyHeader(httpx.Auth):
-    """Puts the key into each request as it leaves, so that no object that lives longer holds it in the open."""
-
-    def __init__(self, key: Secret) -> None:
-        self._key = key
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["x-goog-api-key"] = self._key.get_secret_value()
-        yield request
-
-
-def check_key(key: Secret) -> None:
-    """Raises UsageError for a key that no header can carry; the message does not repeat it."""
-    value = key.get_secret_value()
-    if not value or not value.isascii() or not value.isprintable() or value != value.strip():
-        raise UsageError("the key is empty or holds characters that no HTTP header can carry")
-
-
-def common_headers() -> dict[str, str]:
-    """Of every request, whatever it is for; gzip costs more than it saves."""
-    return {"accept-encoding": "identity", "user-agent": f"bulkrender/{_release()}"}
-
-
-def headers_of(request_timeout_s: float) -> dict[str, str]:
-    """`X-Server-Timeout` moves the server's own deadline (gemini-api.md §2)."""
-    timeout = str(math.ceil(request_timeout_s))
-    return {"content-type": "application/json", "x-server-timeout": timeout, **common_headers()}
-
-
-def _release() -> str:
-    try:
-        return version("bulkrender")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "0"

@@ -17,20 +17,20 @@ from datetime import datetime
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import urljoin
 
 import anyio
 import httpx
 from anyio import to_thread
 
-from runner.adapters.gemini import CONNECT_S, KeyHeader, Secret, body_of, check_key, common_headers
+from runner.adapters.gemini import body_of
 from runner.adapters.quota import read_delay_s
 from runner.adapters.references import opened
-from runner.adapters.request import download_addresses, file_address, prefix, upload_address
+from runner.adapters.request import download_addresses, file_address, upload_address
 from runner.adapters.seal import MASK, one_line, sealed, shortened, spellings
-from runner.adapters.transport import JOURNEY_ERRORS, Transport
+from runner.adapters.session import Secret, Session, common_headers
+from runner.adapters.transport import JOURNEY_ERRORS
 from runner.adapters.trouble import read_trouble
 from runner.adapters.wire import load, mapping, words
 from runner.core.reference import Uploaded
@@ -213,10 +213,10 @@ class Download:
     """Raises SetbackError where the connection breaks."""
 
 
-class FilesClient:
+class FilesClient(Session):
     """Uploads, downloads and deletes files (gemini-api.md §9), with the key handling of `GeminiProvider`.
 
-    `uds` is the path of a Unix socket to connect to instead of the base URL's host. Waits follow `clock`.
+    Waits follow `clock`.
     """
 
     def __init__(
@@ -230,29 +230,17 @@ class FilesClient:
         clock: Clock | None = None,
     ) -> None:
         """Raises UsageError where the base URL, the key or a proxy of the environment cannot be used."""
-        self._prefix = prefix(base_url, version)
-        check_key(key)
-        self._key, self._clock = key, clock or LoopClock()
-        self._threads = anyio.CapacityLimiter(THREADS)
-        self._with_key = KeyHeader(key)
-        self._http = httpx.AsyncClient(
-            transport=Transport(httpx.URL(self._prefix), connections=connections, uds=uds),
+        super().__init__(
+            base_url=base_url,
+            key=key,
+            api=version,
+            connections=connections,
+            uds=uds,
             headers=common_headers(),
-            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
-            follow_redirects=False,
+            keyed=False,
         )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
+        self._clock = clock or LoopClock()
+        self._threads = anyio.CapacityLimiter(THREADS)
 
     def address(self, name: str) -> str:
         """The URI of a file by its name (`files/…`); any other URI as it is."""

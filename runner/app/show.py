@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.adapters.gemini import headers_of
 from runner.adapters.library import INLINE_BYTES, MARGIN_S
 from runner.adapters.pictures import EXTENSIONS
 from runner.adapters.request import address, content, file_address, prefix
+from runner.adapters.session import headers_of
 from runner.app.campaign import Campaign, load
 from runner.app.plan import resolved
 from runner.app.settings import Options, resolve

@@ -10,8 +10,9 @@ import anyio
 import httpx
 import pytest
 
-from runner.adapters.gemini import CONNECT_S, INLINE_BYTES
+from runner.adapters.gemini import INLINE_BYTES
 from runner.adapters.request import payload
+from runner.adapters.session import CONNECT_S
 from runner.adapters.transport import environment_proxy
 from runner.core.errors import UsageError
 from runner.core.lifecycle import Lost, Pictured, Reply, Stopped, Unreached, Unusable

@@ -14,7 +14,8 @@ import anyio
 import httpx
 import pytest
 
-from runner.adapters.gemini import CONNECT_S, GeminiProvider
+from runner.adapters.gemini import GeminiProvider
+from runner.adapters.session import CONNECT_S
 from runner.adapters.transport import Journey, Transport, broken
 from runner.core.lifecycle import Lost, Pictured, Reply, Unreached
 from tests.adapters.wire_server import (
