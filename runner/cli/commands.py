@@ -13,34 +13,26 @@ from typing import Annotated, Any
 import typer
 
 from runner.app.settings import Options
+from runner.cli.base import (
+    AsJson,
+    BaseUrl,
+    Budget,
+    Concurrency,
+    Database,
+    Lane,
+    Manifests,
+    OneManifest,
+    Output,
+    Rpm,
+    Sandbox,
+    Yes,
+    cli,
+    emit,
+    face,
+)
 from runner.core.errors import UsageError
 
-cli = typer.Typer(
-    name="bulkrender",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Render a YAML manifest with the Gemini image API: every image bought once, never past the cap.",
-)
-
-Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
-OneManifest = Annotated[Path, typer.Argument(help="The manifest.")]
-Database = Annotated[
-    str | None, typer.Option("--database", help="Ledger URL [BULKRENDER_DATABASE_URL; sqlite:///bulkrender.db].")
-]
-Output = Annotated[
-    str | None, typer.Option("--output", help="Folder of the pictures [BULKRENDER_OUTPUT; renders/].")
-]
-BaseUrl = Annotated[
-    str | None, typer.Option("--base-url", help="API base URL, may carry a path prefix [GOOGLE_GEMINI_BASE_URL].")
-]
-Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for the service; no key, no money.")]
-Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
-Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
-Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+__all__ = ["cli"]
 
 
 class Format(StrEnum):
@@ -90,8 +82,8 @@ def plan(
         return
     planned = plan_manifest(manifest, options, os.environ)
     if as_json:
-        _face().notes(planned)
-    _emit(plan_object(planned), as_json=as_json, text=lambda: plan_table(planned))
+        face().notes(planned)
+    emit(plan_object(planned), as_json=as_json, text=lambda: plan_table(planned))
     raise typer.Exit(0 if planned.fits and planned.feasible else 3)
 
 
@@ -160,7 +152,7 @@ def run(
         wait=wait,
         forget_limits=forget_limits,
     )
-    result = run_manifests(manifests, options, os.environ, _face())
+    result = run_manifests(manifests, options, os.environ, face())
     if as_json:
         print(json.dumps(result))
     raise typer.Exit(result["exit_code"])
@@ -182,7 +174,7 @@ def status(
     if watch:
         watch_status(lambda: read_status(job, options, os.environ))
     found = read_status(job, options, os.environ)
-    _emit(found.as_object(), as_json=as_json, text=lambda: status_table(found))
+    emit(found.as_object(), as_json=as_json, text=lambda: status_table(found))
     raise typer.Exit(found.exit_code)
 
 
@@ -251,7 +243,7 @@ def promote(
     options = Options(database=database, output=output, base_url=base_url, sandbox=sandbox, budget=budget)
     wanted = Wanted(job, pick, tuple(where or ()), tuple(changes or ()), with_draft, name, to, force)
     made = write(wanted, options, os.environ)
-    _emit(promoted_object(made), as_json=as_json, text=lambda: promoted_table(made))
+    emit(promoted_object(made), as_json=as_json, text=lambda: promoted_table(made))
 
 
 @cli.command()
@@ -271,8 +263,8 @@ def prune(
     from runner.cli.tables import pruned_table
 
     options = Options(database=database, output=output, sandbox=sandbox, yes=yes)
-    pruned = move(job, options, os.environ, lambda found: _face().agree(found, ask=not yes))
-    _emit(pruned_object(pruned), as_json=as_json, text=lambda: pruned_table(pruned))
+    pruned = move(job, options, os.environ, lambda found: face().agree(found, ask=not yes))
+    emit(pruned_object(pruned), as_json=as_json, text=lambda: pruned_table(pruned))
 
 
 @cli.command()
@@ -281,7 +273,7 @@ def models(as_json: AsJson = False) -> None:
     from runner.app.reports import models_object
     from runner.cli.tables import models_table
 
-    _emit(models_object(), as_json=as_json, text=models_table)
+    emit(models_object(), as_json=as_json, text=models_table)
 
 
 @cli.command()
@@ -395,23 +387,6 @@ def _check_sandbox(quotas: Sequence[str], outages: Sequence[str]) -> None:
 
         read_quotas("--sandbox-quota", quotas)
         read_outages("--sandbox-outage", outages)
-
-
-def _face() -> Any:
-    from rich.console import Console
-
-    from runner.cli.faces import ConsoleFace
-
-    return ConsoleFace(Console(stderr=True, highlight=False))
-
-
-def _emit(value: Any, *, as_json: bool, text: Any) -> None:
-    if as_json:
-        print(json.dumps(value))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(text(), soft_wrap=True)
 
 
 def _write_file(rows: Any, format_: Format, to: Path) -> None:

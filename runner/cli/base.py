@@ -1,0 +1,53 @@
+"""What all commands share: the application, the options that mean the same everywhere, printing."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+cli = typer.Typer(
+    name="bulkrender",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Render a YAML manifest with the Gemini image API: every image bought once, never past the cap.",
+)
+
+Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
+OneManifest = Annotated[Path, typer.Argument(help="The manifest.")]
+Database = Annotated[
+    str | None, typer.Option("--database", help="Ledger URL [BULKRENDER_DATABASE_URL; sqlite:///bulkrender.db].")
+]
+Output = Annotated[
+    str | None, typer.Option("--output", help="Folder of the pictures [BULKRENDER_OUTPUT; renders/].")
+]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="API base URL, may carry a path prefix [GOOGLE_GEMINI_BASE_URL].")
+]
+Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for the service; no key, no money.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
+Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
+Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def face() -> Any:
+    """Who talks to the person at the terminal."""
+    from rich.console import Console
+
+    from runner.cli.faces import ConsoleFace
+
+    return ConsoleFace(Console(stderr=True, highlight=False))
+
+
+def emit(value: Any, *, as_json: bool, text: Any) -> None:
+    """One JSON object, or what `text` makes for people."""
+    if as_json:
+        print(json.dumps(value))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(text(), soft_wrap=True)
