@@ -26,6 +26,20 @@ from runner.adapters.trouble import read_trouble
 from runner.adapters.wire import count, excerpt, listing, load, mapping, words
 from runner.core.catalog import Catalog, bare
 from runner.core.lifecycle import Faulted, FileGone, Invalid, Lost, Parked, Reply, Stopped, Throttled, Unreached
+from runner.core.remote import (
+    ACTIVE,
+    TERMINAL,
+    Absent,
+    Accepted,
+    Creation,
+    Declined,
+    Failure,
+    Found,
+    NotNow,
+    Remote,
+    Stats,
+    Unsure,
+)
 
 FIELDS = (
     "name,done,error,response.responsesFile,metadata.name,metadata.model,metadata.displayName,metadata.state,"
@@ -39,123 +53,12 @@ LONGEST_DISPLAY_NAME = 200
 MOST_STALE_PAGES = 20
 """In a row without a job not seen before."""
 
-ACTIVE = frozenset({"UNSPECIFIED", "PENDING", "QUEUED", "RUNNING", "CANCELLING", "PAUSED", "UPDATING"})
-TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
-"""States without their prefix (gemini-api.md §8.5)."""
-
 _PREFIX = re.compile(r"^(?:[A-Z]+_)*STATE_", re.IGNORECASE)
 _NAME = re.compile(r"batches/[\w.~-]+", re.ASCII)
 _LARGEST_BODY = 16 * 1024 * 1024
 _GAP_S = 60.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """How many requests of a job are where; zero is left out on the wire."""
-
-    requests: int = 0
-    pending: int = 0
-    succeeded: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a job as a whole failed."""
-
-    code: int | None
-    """gRPC's."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """What the service says of a job; empty or None where it does not. Times are seconds since 1970."""
-
-    name: str
-    """`batches/…`."""
-    display_name: str = ""
-    state: str = ""
-    """Without its prefix; a state not known is verbatim."""
-    created_utc: float | None = None
-    updated_utc: float | None = None
-    ended_utc: float | None = None
-    stats: Stats = Stats()
-    responses_file: str | None = None
-    """`files/…`: the results."""
-    error: Failure | None = None
-    model: str = ""
-    """Without `models/`."""
-    done: bool = False
-    seen_utc: float | None = None
-    """When it said so, by the provider's clock."""
-
-    @property
-    def known(self) -> bool:
-        """Whether its state is one of those documented; others are waited for, with a warning."""
-        return self.state in ACTIVE or self.state in TERMINAL
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more will happen to it: by its state, or because the operation is done (§8.5)."""
-        return self.state in TERMINAL or self.done
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    """It will not be done, now or later: nothing was made, nothing changed."""
-
-    reply: Stopped | Invalid | FileGone
-    seen_utc: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotNow:
-    """It was not done and may be asked again; of a create, that certainly no job was made."""
-
-    reply: Throttled | Parked | Unreached | Faulted | Lost
-    """Faulted and Lost only of requests that may be repeated."""
-    seen_utc: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unsure:
-    """The answer to a create was lost, or does not tell: the job may exist (gemini-api.md §8.9)."""
-
-    reply: Faulted | Throttled | Lost
-    seen_utc: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """There is no such job, or it is not of this key's project."""
-
-    message: str
-    seen_utc: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The service heard it. A cancel takes effect later: look at the state (gemini-api.md §8.11)."""
-
-    seen_utc: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The jobs of one display name in a list that was read to its end."""
-
-    remotes: tuple[Remote, ...]
-    seen_utc: float | None
-    """When its first page was made, by the provider's clock: what came later may be missing."""
-    listed: int
-    """How many jobs the list held."""
-
-
-Creation = Remote | Declined | NotNow | Unsure
-"""What comes of a create."""
 
 
 class IncompleteListError(Exception):

@@ -20,6 +20,7 @@ from runner.adapters.uploads import FilesClient, SetbackError
 from runner.adapters.wire import excerpt, load, mapping, words
 from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import Faulted, FileGone, Lost, Pictured, Reply
+from runner.core.remote import START, Place
 from runner.engine.ports import Sink
 
 BATCH_BYTES = 1024 * 1024
@@ -56,17 +57,6 @@ _NAMES = {name: code for code, (name, _) in CODES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How far a result file has been taken: what to remember, so that nothing is stored twice after a crash."""
-
-    lines: int = 0
-    offset: int = 0
-    """In bytes: where the next line begins."""
-    digest: str = ""
-    """Of all lines before; tells whether a file is still the same one."""
-
-
-@dataclass(frozen=True, slots=True)
 class Line:
     """One line of a result file. Its picture is there until the next line is asked for."""
 
@@ -97,7 +87,7 @@ class Line:
 
 
 async def harvest(
-    files: FilesClient, name: str, *, asked: Asked, spool: BinaryIO, place: Place = Place()
+    files: FilesClient, name: str, *, asked: Asked, spool: BinaryIO, place: Place = START
 ) -> AsyncGenerator[Line]:
     """The lines of the result file `name` from `place` on, as they arrive; memory does not grow with their length.
 
@@ -149,7 +139,7 @@ class ResultReader:
     """Bytes in, lines out, over any number of downloads of the same file. Blocks."""
 
     def __init__(
-        self, spool: Spool, asked: Asked, place: Place = Place(), *, small_bytes: int = SMALL_BYTES
+        self, spool: Spool, asked: Asked, place: Place = START, *, small_bytes: int = SMALL_BYTES
     ) -> None:
         self._spool, self._asked = spool, asked
         self._scanner = LineScanner(spool, small_bytes=small_bytes)

@@ -46,6 +46,19 @@ class AttemptState(StrEnum):
     """It may have left and was never fully answered: it keeps its hold."""
 
 
+class BatchState(StrEnum):
+    """How far the submission of tasks as one remote batch job is."""
+
+    INTENT = "intent"
+    """Its tasks are taken and nothing was asked for: it may be submitted."""
+    CREATING = "creating"
+    """A create may have left: whether the job exists must be found out, never assumed (gemini-api.md §8.9)."""
+    CREATED = "created"
+    """The remote job is known by name."""
+    OVER = "over"
+    """None of its attempts is left open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """`usageMetadata` of an answer, in tokens; fields left out on the wire are zero (gemini-api.md §5.2)."""

@@ -32,10 +32,12 @@ Binding = Literal[
     "room",
     "retries",
     "references",
+    "remote",
+    "batches",
 ]
 """What holds a run back: a dimension; requests or bytes in flight; the cap; the provider's troubles (`outage`) or
 its refusals (`refused`); no room on the disk; nothing due before a retry; references being
-read or uploaded."""
+read or uploaded; remote batch jobs that are not done (`remote`), or as many of them as may be (`batches`)."""
 
 
 @dataclass(frozen=True, slots=True)

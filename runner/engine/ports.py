@@ -1,11 +1,12 @@
 """What the engine needs of the outside world. Adapters satisfy these by structure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from runner.core.lifecycle import Answer, Made, Pictured, Reply, Unstored, Unusable
 from runner.core.reference import Part, Reference
+from runner.core.remote import START, Absent, Accepted, Creation, Declined, Found, NotNow, Place, Remote
 from runner.core.task import Assignment
 
 
@@ -115,6 +116,69 @@ class NoReferences:
         raise Unsendable("reference_missing", f"{wanted[0].name}: this run was given no references")
 
 
+class ResultLine(Protocol):
+    """One line of a batch's results. Its picture is there until the next line is asked for."""
+
+    @property
+    def key(self) -> str | None:
+        """The key it was sent with; None where the line does not say."""
+
+    @property
+    def reply(self) -> Reply:
+        """What the standard lane would say of the same answer."""
+
+    @property
+    def after(self) -> Place:
+        """Where to go on once this line has been dealt with."""
+
+    async def pour(self, sink: Sink) -> None:
+        """Write the picture of `Pictured` to a sink. Raises LocalFailureError."""
+
+
+class Unreadable(Exception):  # noqa: N818 - the end of a download, no error of the program
+    """Results cannot be read. `passing` is True where only the service is in trouble; False: they are gone."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.message, self.passing = message, passing
+
+
+class Batches(Protocol):
+    """The Batch and Files APIs of the service, as the batch lane needs them (gemini-api.md §8, §9).
+
+    What the outside world does is never raised, but where a method says so.
+    """
+
+    async def upload(self, token: str, items: Sequence[tuple[str, Assignment]]) -> str:
+        """Write requests, each under its key, as the input of one batch and upload it; its name (`files/…`).
+
+        Raises Unsendable (`upload_failed`), LocalFailureError.
+        """
+
+    async def create(self, model: str, display_name: str, file: str) -> Creation:
+        """Make a job of an uploaded input. After `Unsure` never again before it was looked for."""
+
+    async def get(self, name: str) -> Remote | Absent | Declined | NotNow:
+        """A job by its name, without its results."""
+
+    async def find(self, display_name: str) -> Found | Declined | NotNow:
+        """The jobs of that display name, in a list that was read to its end."""
+
+    async def listing(self) -> tuple[Remote, ...] | Declined | NotNow:
+        """All jobs that the service lists."""
+
+    async def cancel(self, name: str) -> Accepted | Absent | Declined | NotNow:
+        """Ask for a job to be stopped; it takes effect later."""
+
+    def results(
+        self, file: str, model: str, place: Place = START
+    ) -> AbstractAsyncContextManager[AsyncIterator[ResultLine]]:
+        """The lines of a result file from `place` on, while it is downloaded; reading raises Unreadable.
+
+        The same line may come again where a file has to be read anew.
+        """
+
+
 class Clock(Protocol):
     """Time and chance; tests drive both."""
 
@@ -132,6 +196,7 @@ class Clock(Protocol):
 
 
 __all__ = [
+    "Batches",
     "Clock",
     "ImageStore",
     "Landing",
@@ -139,6 +204,8 @@ __all__ = [
     "Pictured",
     "Provider",
     "References",
+    "ResultLine",
     "Sink",
+    "Unreadable",
     "Unsendable",
 ]

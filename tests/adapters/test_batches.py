@@ -14,24 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.adapters import batches
-from runner.adapters.batches import (
+from runner.adapters.batches import BatchesClient, IncompleteListError
+from runner.core.catalog import builtin
+from runner.core.errors import UsageError
+from runner.core.lifecycle import FileGone, Invalid, Lost, Parked, Stopped, Throttled, Unreached
+from runner.core.remote import (
+    ACTIVE,
     TERMINAL,
     Absent,
     Accepted,
-    BatchesClient,
     Creation,
     Declined,
     Failure,
     Found,
-    IncompleteListError,
     NotNow,
     Remote,
     Stats,
     Unsure,
 )
-from runner.core.catalog import builtin
-from runner.core.errors import UsageError
-from runner.core.lifecycle import FileGone, Invalid, Lost, Parked, Stopped, Throttled, Unreached
 from tests.adapters.wire_server import (
     KEY,
     MODEL,
@@ -279,7 +279,7 @@ def test_states_lose_their_prefix_and_unknown_ones_are_kept(
 ) -> None:
     remote = got(operation(state=state, done=done))
     assert (remote.state, remote.terminal, remote.known) == (read, terminal, known)
-    assert not TERMINAL & batches.ACTIVE
+    assert not TERMINAL & ACTIVE
 
 
 def test_a_failed_job_says_why_in_either_case_of_its_fields() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from runner.adapters import uploads
 from runner.adapters.answer import read_answer
-from runner.adapters.harvest import CODES, Line, Place, ResultReader, harvest
+from runner.adapters.harvest import CODES, Line, ResultReader, harvest
 from runner.adapters.rejection import Asked
 from runner.adapters.scanner import LineScanner, Spool
 from runner.adapters.uploads import SetbackError, UploadError
@@ -39,6 +39,7 @@ from runner.core.lifecycle import (
     Throttled,
     Unusable,
 )
+from runner.core.remote import Place
 from tests.adapters.files_server import ImpatientClock, files_client
 from tests.adapters.test_answer import IMAGE, PNG, answer
 from tests.adapters.test_answer_mangled import mangled
