@@ -16,7 +16,8 @@ from anyio import to_thread
 from runner.adapters.answer import read_answer
 from runner.adapters.rejection import Asked, read_rejection
 from runner.adapters.scanner import SMALL_BYTES, STEP_BYTES, LineScanner, Scanned, Segment, Spool
-from runner.adapters.uploads import FilesClient, SetbackError
+from runner.adapters.setback import SetbackError
+from runner.adapters.uploads import FilesClient
 from runner.adapters.wire import excerpt, load, mapping, words
 from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import Faulted, FileGone, Lost, Pictured, Reply

@@ -5,7 +5,6 @@ between the claim and the send. What is remembered of uploads over a restart is 
 """
 
 import hashlib
-import math
 import os
 import threading
 from collections import Counter, OrderedDict
@@ -21,13 +20,14 @@ from anyio import to_thread
 
 from runner.adapters.references import opened
 from runner.adapters.seal import one_line
-from runner.adapters.uploads import (
+from runner.adapters.setback import (
     ChangedError,
     MissingFileError,
     NoFilesApiError,
     PassingError,
     UploadError,
 )
+from runner.adapters.uploads import LIFETIME_S
 from runner.core.errors import RunnerError
 from runner.core.reference import Part, Reference, Uploaded
 from runner.engine.ports import Clock, Unsendable
@@ -63,12 +63,25 @@ class _Work:
     failed: Unsendable | None = None
 
 
+@dataclass(slots=True)
+class Holdings:
+    """What the service holds. Of libraries that share it none sends what another has sent, or is sending."""
+
+    files: dict[str, Uploaded]
+    """By sha256 of the content; also what has expired since."""
+    lost: set[str] = field(default_factory=set)
+    """URIs of which the service said that they are gone."""
+    under_way: dict[str, _Work] = field(default_factory=dict)
+
+
 class Library:
     """References of one manifest, made ready by `prepare`, promised by `ready`, handed out by `parts`.
 
     `base` is the folder that names are relative to. `uploaded` holds the sha256 of the files that go through the
-    Files API; all others go inline. `remembered` is what earlier runs uploaded, by sha256; `remember` makes a new
-    upload durable before it is used. `files` is None where there is no Files API.
+    Files API; all others go inline, or with `inline=False` that way too, or not at all. `remembered` is what
+    earlier runs uploaded, by sha256, or what is shared with another library; `remember` makes a new upload durable
+    before it is used. `files` is None where there is no Files API. An upload is used until `margin_s` before it
+    expires.
     """
 
     def __init__(
@@ -78,21 +91,22 @@ class Library:
         files: Uploads | None,
         clock: Clock,
         uploaded: Collection[str],
-        remembered: Mapping[str, Uploaded],
+        remembered: Mapping[str, Uploaded] | Holdings,
         remember: Callable[[str, Uploaded], Awaitable[None]],
         margin_s: float = MARGIN_S,
         memory_bytes: int = MEMORY_BYTES,
+        inline: bool = True,
     ) -> None:
         self._base, self._files, self._clock = base, files, clock
         self._address = files.address if files else str
-        self._uploaded = frozenset(uploaded)
+        self._uploaded, self._may_inline = frozenset(uploaded), inline
         self._remember, self._margin_s, self._memory = remember, margin_s, memory_bytes
-        self._lock = threading.Lock()  # over the next four: the ledger's thread asks what is ready
-        self._at_service = {sha256: held for sha256, held in remembered.items() if sha256 in self._uploaded}
-        self._renew_at = {sha256: held.expires_at_utc - margin_s for sha256, held in self._at_service.items()}
+        self._at_service = remembered if isinstance(remembered, Holdings) else Holdings(dict(remembered))
+        self._renew_at = dict[str, float]()
+        """Of what was uploaded here, by URI."""
+        self._lock = threading.Lock()  # over the next two: the ledger's thread asks what is ready
         self._inline = OrderedDict[str, bytes]()  # the longest unused first
         self._pinned: set[str] = set()
-        self._under_way: dict[str, _Work] = {}
         self._wanted = Counter[str]()
         self._admitted_bytes = 0
         self._door, self._left = anyio.Lock(), anyio.Event()
@@ -129,20 +143,27 @@ class Library:
 
         With `uri`, only if that is still the one in use: of several answers about one lost file, one counts.
         """
-        with self._lock:
-            held = self._at_service.get(sha256)
-            if held and uri in {None, held.uri}:
-                self._renew_at[sha256] = -math.inf
+        held = self._at_service.files.get(sha256)
+        if held:
+            self._at_service.lost.add(uri or held.uri)
+
+    def _goes_up(self, sha256: str) -> bool:
+        return not self._may_inline or sha256 in self._uploaded
 
     def _at_hand(self, sha256: str) -> bool:
         return sha256 in self._inline or self._is_fresh(sha256)
 
     def _is_fresh(self, sha256: str) -> bool:
-        return self._clock.utc() < self._renew_at.get(sha256, -math.inf)
+        held = self._at_service.files.get(sha256)
+        if held is None or held.uri in self._at_service.lost or not self._goes_up(sha256):
+            return False
+        return self._clock.utc() < self._renew_at.get(held.uri, held.expires_at_utc - self._margin_s)
 
     def _is_too_much(self, wanted: Sequence[Reference]) -> bool:
         """Whether they would go inline only for want of a Files API, and are more than one request carries."""
         inline = [ref for ref in wanted if not ref.uri and not self._is_fresh(ref.sha256)]
+        if not self._may_inline:
+            return bool(inline)
         return any(ref.sha256 in self._uploaded for ref in inline) and sum(r.bytes for r in inline) > INLINE_BYTES
 
     def _part(self, ref: Reference) -> Part:
@@ -151,7 +172,7 @@ class Library:
         if ref.sha256 in self._inline:
             self._inline.move_to_end(ref.sha256)
             return Part(ref.mime, base64=self._inline[ref.sha256])
-        held = self._at_service[ref.sha256]
+        held = self._at_service.files[ref.sha256]
         return Part(held.mime, uri=held.uri)
 
     # --- made ready beforehand ---
@@ -175,6 +196,12 @@ class Library:
         """Raises Unsendable where only a Files API could carry them, and there is none."""
         with self._lock:
             too_much = self._files is None and self._is_too_much(wanted)
+        if too_much and not self._may_inline:
+            raise Unsendable(
+                "upload_failed",
+                "this endpoint has no Files API, and the references of a batch cannot go another way: use the"
+                " standard lane, or another endpoint",
+            )
         if too_much:
             total = sum(ref.bytes for ref in wanted) / 1e6
             raise Unsendable(
@@ -186,7 +213,7 @@ class Library:
     @asynccontextmanager
     async def _admitted(self, files: Collection[Reference]) -> AsyncIterator[None]:
         """Holds the memory that these take, and them in it; more than all of it is admitted alone."""
-        size = sum(_base64_bytes(ref.bytes) for ref in files if ref.sha256 not in self._uploaded)
+        size = sum(_base64_bytes(ref.bytes) for ref in files if not self._goes_up(ref.sha256))
         async with self._door:  # in the order of asking: small sets do not overtake a large one for ever
             while self._admitted_bytes and self._admitted_bytes + size > self._memory:
                 await self._left.wait()
@@ -206,7 +233,7 @@ class Library:
         """One file, or why not: by whoever comes first, while all others who want it wait."""
         try:
             while not self._holds(ref.sha256):
-                if work := self._under_way.get(ref.sha256):
+                if work := self._at_service.under_way.get(ref.sha256):
                     await work.done.wait()
                     if work.failed:
                         raise work.failed
@@ -221,9 +248,9 @@ class Library:
             return self._at_hand(sha256)
 
     async def _work(self, ref: Reference) -> None:
-        work = self._under_way[ref.sha256] = _Work()
+        work = self._at_service.under_way[ref.sha256] = _Work()
         try:
-            if self._files and ref.sha256 in self._uploaded:
+            if self._files and self._goes_up(ref.sha256):
                 await self._upload(ref, self._files)
             else:
                 await self._read(ref)
@@ -231,7 +258,7 @@ class Library:
             work.failed = error
             raise
         finally:
-            del self._under_way[ref.sha256]
+            del self._at_service.under_way[ref.sha256]
             work.done.set()
 
     # --- inline ---
@@ -269,19 +296,22 @@ class Library:
         except UploadError as error:
             raise _unsendable(ref, error) from None
         await self._remember(ref.sha256, held)
-        with self._lock:
-            self._at_service[ref.sha256] = held
-            self._renew_at[ref.sha256] = self._renewal(held)
+        self._renew_at[held.uri] = self._renewal(held)
+        self._at_service.lost.discard(held.uri)
+        self._at_service.files[ref.sha256] = held
 
     def _renewal(self, held: Uploaded) -> float:
         """When a new upload is to be made anew.
 
-        Where the clocks are so far apart that it seems to expire at once it is used all the same: the service
-        says when it is gone.
+        Where the clocks are so far apart that it seems to expire within the margin it is used all the same, for no
+        longer than by a right clock: the service says when it is gone.
         """
         now = self._clock.utc()
         left_s = held.expires_at_utc - now
-        return now + (left_s - self._margin_s if left_s > 2 * self._margin_s else max(left_s / 2, _SHORTEST_S))
+        usable_s = left_s - self._margin_s
+        if usable_s < _SHORTEST_S:
+            usable_s = max(min(left_s / 2, LIFETIME_S - self._margin_s), _SHORTEST_S)
+        return now + usable_s
 
 
 def _encoded(path: Path, ref: Reference) -> bytes:

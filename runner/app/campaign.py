@@ -3,22 +3,24 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import tee
 from pathlib import Path
 
 from runner.adapters.material import Material
-from runner.adapters.storage import FolderStore, largest_bytes
+from runner.adapters.storage import largest_bytes
 from runner.app.settings import Options, Settings, budget_nanos
-from runner.core.budget import Cap, Spend, dollars
-from runner.core.catalog import Catalog, Model, builtin
+from runner.core.batching import both
+from runner.core.budget import Cap, dollars
+from runner.core.catalog import Catalog, Model, Prices, builtin
 from runner.core.errors import OutputError, UsageError
+from runner.core.grammar import LANES, Lane
 from runner.core.limits import Limits, Need
 from runner.core.manifest import Budget, Manifest, parse
 from runner.core.matrix import Expansion
 from runner.core.paths import fold
 from runner.core.pricing import PriceSheet, Quote, Seen, Tokens, allowance, sheet
+from runner.core.shape import listed
 from runner.core.task import TaskSpec
-from runner.ledger import AccountSpec, AccountStatus, Reader
+from runner.ledger import AccountSpec, Reader
 
 LIKELY_TEXT = {"minimal": 350}
 """Text and thinking tokens of a usual answer (gemini-api.md §5.4); the likely cost counts with them."""
@@ -27,20 +29,35 @@ BYTES_A_TOKEN = 4
 DEFAULT_CONCURRENCY = 64
 DEFAULT_BYTES = 10**9
 """Of answers in flight: sixty-four of 4K would be gigabytes of memory."""
+FIRST_TIER = 1
+"""Usage tier of a project that names none (gemini-api.md §7.5)."""
+_PRICED: tuple[Lane, Lane] = ("standard", "batch")
 SIGNATURE_BYTES = 3 * 2**20
 """What comes beside a picture (recorded: up to 2.9 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """What one try of a task takes."""
+class Cost:
+    """What one try of a task takes of the budget."""
 
     quote: Quote
     """At worst."""
     likely: int | None
-    """Nano-dollars, probably."""
+    """Nano-dollars, probably; None at unknown prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What one try of a task takes, by lane."""
+
+    standard: Cost
+    batch: Cost
     need: Need
-    """Of the limits, probably."""
+    """Of the limits of the standard lane, probably."""
+
+    def on(self, lane: Lane) -> Cost:
+        """The cost on a lane; `auto` may always come to the standard lane."""
+        return self.batch if lane == "batch" else self.standard
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +67,8 @@ class Campaign:
     manifest: Manifest
     models: Mapping[str, Model | None]
     """Every model of its tasks, with the catalog's entry."""
-    sheets: Mapping[str, PriceSheet]
-    """Prices of each."""
+    sheets: Mapping[tuple[str, Lane], PriceSheet]
+    """Prices of each on the lanes `standard` and `batch`."""
     cap: Cap
     specs: Expansion
     sha256: str
@@ -60,6 +77,9 @@ class Campaign:
     account: AccountSpec | None
     base: Path
     """The folder that the files it names are relative to."""
+    lane: Lane
+    deadline_utc: float | None
+    """When all is to be done, under lane auto; None where nobody said."""
     _known: dict[tuple[str, str, str, str | None, int, int], Worth] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -69,9 +89,18 @@ class Campaign:
         """The job's name."""
         return self.manifest.job
 
-    def sheet(self, model: str) -> PriceSheet:
-        """Prices of a model, also of one that only an earlier run rendered with."""
-        return self.sheets.get(model) or sheet(builtin().find(model), "standard")
+    def sheet(self, model: str, lane: Lane = "standard") -> PriceSheet:
+        """Prices of a model on `standard` or `batch`, also of one that only an earlier run rendered with."""
+        return self.sheets.get((model, lane)) or sheet(builtin().find(model), lane)
+
+    def batch_tokens(self, model: str) -> int | None:
+        """Input tokens that a model's jobs may have enqueued, all together; None where nobody documents it.
+
+        What the manifest says, else what the catalog has for its usage tier, the first if it names none.
+        """
+        entry = self.models.get(model) or builtin().find(model)
+        documented = {} if entry is None else entry.batch_tokens
+        return self.manifest.batch.tokens or documented.get(self.manifest.limits.tier or FIRST_TIER)
 
     @property
     def has_references(self) -> bool:
@@ -113,41 +142,46 @@ class Campaign:
             self._known[kind] = self._work_out(*kind)
         return self._known[kind]
 
+    def likely(self, spec: TaskSpec) -> int | None:
+        """Nano-dollars that buying a task probably costs."""
+        return self.worth(spec).on(self.lane).likely
+
+    def at_worst(self, worth: Worth) -> Quote:
+        """What buying a task may hold against the caps, one try on each lane that it may come to.
+
+        With a deadline that is both: a batch that is cancelled may keep its hold while the standard lane buys.
+        """
+        if self.deadline_utc is None:
+            return worth.on(self.lane).quote
+        return both(worth.batch.quote, worth.standard.quote)
+
     def _work_out(
         self, model: str, size: str, aspect: str, thinking: str | None, size_bytes: int, references: int
     ) -> Worth:
-        price = self.sheet(model)
-        quote = price.quote(
-            size=size, thinking=thinking, input_bytes=size_bytes, seen=Seen(), references=references
+        standard, batch = (
+            _cost(self.sheet(model, lane), size, thinking, size_bytes, references) for lane in _PRICED
         )
-        tokens = -(-size_bytes // BYTES_A_TOKEN) + references * price.reference_tokens
-        text = min(allowance(thinking), LIKELY_TEXT.get(thinking or "", LIKELY_TEXT_OTHERWISE))
-        likely = None if quote.image_tokens is None else price.cost(Tokens(tokens, text, quote.image_tokens))
-        return Worth(quote, likely, Need(tokens, 1, likely or 0, self.answer_bytes(model, size, aspect)))
+        tokens = _input_tokens(self.sheet(model), size_bytes, references)
+        need = Need(tokens, 1, standard.likely or 0, self.answer_bytes(model, size, aspect))
+        return Worth(standard, batch, need)
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
-    """What the ledger holds of a job before a run."""
+def _cost(price: PriceSheet, size: str, thinking: str | None, size_bytes: int, references: int) -> Cost:
+    quote = price.quote(size=size, thinking=thinking, input_bytes=size_bytes, seen=Seen(), references=references)
+    if quote.image_tokens is None:
+        return Cost(quote, None)
+    text = min(allowance(thinking), LIKELY_TEXT.get(thinking or "", LIKELY_TEXT_OTHERWISE))
+    tokens = _input_tokens(price, size_bytes, references)
+    return Cost(quote, price.cost(Tokens(tokens, text, quote.image_tokens)))
 
-    recorded: int = 0
-    """Tasks it has ever had."""
-    spend: Spend = field(default_factory=Spend)
-    paths: frozenset[str] = frozenset()
-    """Of all its pictures, orphans' included."""
-    in_flight: frozenset[str] = frozenset()
-    """Stems of requests that a dead run left."""
-    cap: Cap | None = None
-    unpriced: int = 0
-    """Attempts whose cost nobody knows."""
-    uncounted: int = 0
-    """Attempts whose image tokens nobody knows."""
-    account: AccountStatus | None = None
-    """With what the job would bring along, and the cap it would have."""
-    account_cap: Cap | None = None
-    """The account's cap as the ledger has it."""
-    left: str | None = None
-    """An account that the job was under and is no more."""
+
+def _input_tokens(price: PriceSheet, size_bytes: int, references: int) -> int:
+    return -(-size_bytes // BYTES_A_TOKEN) + references * price.reference_tokens
+
+
+def plus(one: int | None, other: int | None) -> int | None:
+    """The sum; None if any of it is not known."""
+    return None if one is None or other is None else one + other
 
 
 def load(path: Path, settings: Settings) -> Campaign:
@@ -159,14 +193,13 @@ def load(path: Path, settings: Settings) -> Campaign:
     catalog = builtin()
     manifest = parse(text, str(path), catalog)
     campaign = _campaign(manifest, catalog, settings, path.parent, hashlib.sha256(text).hexdigest())
-    _refuse_later_lanes(settings.options.lane or manifest.lane)
+    _refuse_waiting(campaign, settings)
     refuse_unproven_caps(campaign, campaign.cap, campaign.account.cap if campaign.account else Cap())
     _refuse_hopeless_limits(campaign)
     return campaign
 
 
 def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Path, sha256: str) -> Campaign:
-    prices = manifest.prices
     specs = Expansion(manifest, catalog, Material(base))
     models = {recipe.model: catalog.find(recipe.model) for recipe, _, _ in specs.cells}
     if len(models) > 1 and "prices" in manifest.places:
@@ -176,6 +209,7 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
             "leave them out, or make a job of each"
         )
     options = settings.options
+    bought_on = _lane(manifest, options.lane)
     cap = Cap(manifest.budget.cap_nanos, manifest.budget.cap_image_tokens)
     if options.budget is not None:
         cap = replace(cap, nanos=budget_nanos(options.budget))
@@ -186,8 +220,9 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
         manifest=manifest,
         models=models,
         sheets={
-            model: sheet(entry, "standard", override=prices.prices, image_tokens=prices.image_tokens)
+            (model, lane): price
             for model, entry in models.items()
+            for lane, price in _sheets(manifest, entry, bought_on).items()
         },
         cap=cap,
         specs=specs,
@@ -196,7 +231,26 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
         limits=_limits(manifest, catalog, options),
         account=_account(manifest.budget, options.budget),
         base=base,
+        lane=bought_on,
+        deadline_utc=settings.deadline_utc,
     )
+
+
+def _sheets(manifest: Manifest, entry: Model | None, bought_on: Lane) -> dict[Lane, PriceSheet]:
+    """The prices of both lanes; of the batch lane not known where a nano-dollar would have to be split."""
+    given = manifest.prices
+    standard = sheet(entry, "standard", override=given.prices, image_tokens=given.image_tokens)
+    try:
+        batch = sheet(entry, "batch", override=given.prices, image_tokens=given.image_tokens)
+    except ValueError as error:
+        if bought_on != "standard":
+            line, column = manifest.places["prices"]
+            raise UsageError(
+                f"{manifest.file}:{line}:{column}: the batch lane's part of these prices is not exact ({error} "
+                "a token): give them with fewer decimals, or use lane standard"
+            ) from None
+        batch = replace(standard, prices=Prices(None, None, None))
+    return {"standard": standard, "batch": batch}
 
 
 def _limits(manifest: Manifest, catalog: Catalog, options: Options) -> Limits:
@@ -223,16 +277,36 @@ def _account(budget: Budget, told: str | None) -> AccountSpec | None:
     return AccountSpec(account.name, cap, may_change=told is not None and shared)
 
 
-def _refuse_later_lanes(lane: str) -> None:
-    if lane != "standard":
-        raise UsageError(f"lane {lane}: only the standard lane is served in this release")
+def _lane(manifest: Manifest, told: str | None) -> Lane:
+    """The command line's, else the manifest's."""
+    for lane in LANES:
+        if lane == (told or manifest.lane):
+            return lane
+    raise UsageError(f"--lane {told}: expected {listed(LANES)}")
+
+
+def _refuse_waiting(campaign: Campaign, settings: Settings) -> None:
+    """What is said of waiting must fit the lane."""
+    if settings.deadline_utc is not None and campaign.lane != "auto":
+        raise UsageError(
+            f"--by chooses between the lanes as the time comes nearer: it needs lane auto, and job {campaign.job} "
+            f"is bought on lane {campaign.lane}"
+        )
+    if settings.options.detach and campaign.lane == "standard":
+        raise UsageError(
+            f"--detach leaves submitted batches behind: it needs lane batch or auto, and job {campaign.job} "
+            "is bought on lane standard"
+        )
+    if settings.options.detach and settings.deadline_utc is not None:
+        raise UsageError("--detach leaves nobody behind who could keep --by: leave one of the two out")
 
 
 def refuse_unproven_caps(campaign: Campaign, *caps: Cap) -> None:
     """A cap needs a worst case; without prices or token counts there is none (design §3)."""
     money = any(cap.nanos is not None for cap in caps)
     counted = money or any(cap.image_tokens is not None for cap in caps)
-    for model, price in campaign.sheets.items():
+    for model in campaign.models:
+        price = campaign.sheet(model)
         sizes = {size for recipe, size, _ in campaign.specs.cells if recipe.model == model}
         uncounted = sorted(size for size in sizes if price.picture_tokens(size) is None)
         missing = [f"prices.{name}" for name in price.prices.missing] if money else []
@@ -246,17 +320,22 @@ def refuse_unproven_caps(campaign: Campaign, *caps: Cap) -> None:
 
 
 def _refuse_hopeless_limits(campaign: Campaign) -> None:
-    """A limit in dollars needs prices; and every task must fit a limit that stands empty, or it waits for ever."""
+    """A limit in dollars needs prices; and every task must fit a limit that stands empty, or it waits for ever.
+
+    Batches are not held to any of them.
+    """
+    if campaign.lane == "batch":
+        return
     limits, file = campaign.limits, campaign.manifest.file
-    for model, price in campaign.sheets.items():
-        missing = price.prices.missing
+    for model in campaign.models:
+        missing = campaign.sheet(model).prices.missing
         if missing and (limits.spend_nanos is not None or limits.month_nanos is not None):
             raise UsageError(
                 f"{file}: limits in dollars cannot be kept for {model}: fill in "
                 f"{', '.join(f'prices.{name}' for name in missing)}, or leave tier and spend_usd_per_… out"
             )
     for spec in campaign.specs if limits.tpm is not None or limits.spend_nanos is not None else ():
-        quote = campaign.worth(spec).quote
+        quote = campaign.worth(spec).standard.quote
         if limits.tpm is not None and quote.input_tokens > limits.tpm:
             raise UsageError(
                 f"{file}: {spec.prompt_id} may have {quote.input_tokens} input tokens (its bytes"
@@ -268,54 +347,6 @@ def _refuse_hopeless_limits(campaign: Campaign) -> None:
                 f"{file}: {spec.prompt_id} may cost ${dollars(quote.nanos or 0)}, more than "
                 f"limits.spend_usd_per_10min ${dollars(limits.spend_nanos)}: raise it"
             )
-
-
-class Way:
-    """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
-
-    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at some at a
-    time, so that those of a large job are never all in memory.
-    """
-
-    AT_ONCE = 50_000
-
-    def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
-        self._job, self._store, self._in_flight = campaign.job, store, before.in_flight
-        self._ours = before.paths | _half_moved(campaign, store, before, reader)
-        self._stems: list[str] = []
-        self._strangers: set[str] = set()
-
-    def leads_to(self, stem: str) -> None:
-        """A picture of the job is to go here."""
-        if stem not in self._in_flight:
-            self._stems.append(stem)
-        if len(self._stems) >= self.AT_ONCE:
-            self._look()
-
-    def refuse_strangers(self) -> None:
-        """OutputError if anything is in the way of what it was told of."""
-        self._look()
-        if self._strangers:
-            first = ", ".join(sorted(self._strangers)[:5])
-            more = f" and {len(self._strangers) - 5} more" if len(self._strangers) > 5 else ""
-            raise OutputError(
-                f"{self._store.root}: files that this ledger does not know are where pictures of job "
-                f"{self._job} go: {first}{more}. Move them away, or choose another --output"
-            )
-
-    def _look(self) -> None:
-        self._strangers.update(self._store.foreign(self._stems, self._ours))
-        self._stems.clear()
-
-
-def _half_moved(campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> set[str]:
-    """Where pictures of renamed tasks are that a crash moved on disk and not in the ledger: still ours."""
-    gone = set(store.missing(before.paths))
-    if not gone or reader is None:
-        return set()
-    specs, keys = tee(campaign.specs)
-    known = zip(specs, reader.known(campaign.job, (spec.key for spec in keys)), strict=True)
-    return {spec.stem + Path(one.path).suffix for spec, (_, one) in known if one and one.path and one.path in gone}
 
 
 def refuse_shared_paths(campaign: Campaign, reader: Reader, root: str) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.app.campaign import load
-from runner.app.plan import Cells, Plan
+from runner.app.comparison import Cells
+from runner.app.planned import Plan
 from runner.app.running import RECENT_S
 from runner.app.settings import Options, Settings, resolve
 from runner.app.start import preview
@@ -37,6 +38,7 @@ def plan_manifest(path: Path, options: Options, environment: Mapping[str, str]) 
 
 def plan_object(planned: Plan) -> Json:
     """`plan --json` (design §2)."""
+    tasks = {"standard": planned.to_buy - planned.batched, "batch": planned.batched}
     return {
         "job": planned.campaign.job,
         "tasks": {
@@ -44,6 +46,7 @@ def plan_object(planned: Plan) -> Json:
             "new": planned.new,
             "retry": planned.retry,
             "done": planned.done,
+            "submitted": planned.submitted,
             "orphaned": planned.orphaned,
         },
         "projected": {
@@ -51,11 +54,17 @@ def plan_object(planned: Plan) -> Json:
             "max_usd": _usd(planned.worst_nanos),
             "image_tokens": planned.image_tokens,
         },
+        "lane": planned.campaign.lane,
+        "lanes": {
+            lane: {"usd": _usd(cost.likely_nanos), "max_usd": _usd(cost.worst_nanos), "tasks": tasks[lane]}
+            for lane, cost in planned.lanes.items()
+        },
         "cap": cap_object(planned.campaign.cap),
         "fits": planned.fits,
         "account": None if planned.account is None else account_object(planned.account),
         "finish": _finish_object(planned),
         "feasible": planned.feasible,
+        "deadline": _deadline_object(planned),
         "difference": _difference_object(planned),
         "kept_models": {"tasks": planned.carried.tasks, "usd_anew": _usd(planned.carried.likely_nanos)},
     }
@@ -76,8 +85,26 @@ def _cells_object(cells: Cells) -> Json:
     return {**counts, "usd": _usd(cells.likely_nanos)}
 
 
+def _deadline_object(planned: Plan) -> Json | None:
+    """When all is to be done, and from when the standard lane has to buy it at the latest; times are UTC."""
+    deadline = planned.deadline
+    if deadline is None:
+        return None
+    begin = deadline.standard_from_utc
+    return {
+        "by": _utc(deadline.by_utc),
+        "standard_from": None if begin is None else _utc(begin),
+        "feasible": deadline.feasible,
+        "max_usd": _usd(planned.worst_nanos),
+    }
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def _finish_object(planned: Plan) -> Json | None:
-    """The earliest finish under all limits; null where there is nothing to buy."""
+    """The earliest finish of the standard lane under all limits; null where it has nothing to buy."""
     finish = planned.finish
     if finish is None:
         return None
@@ -131,8 +158,10 @@ def _honest(status: JobStatus, runners: Mapping[str, str]) -> JobStatus:
     status = replace(status, pulse=None)
     if status.halted is not None or ended == status.total:
         return status
-    left = status.tasks[State.RUNNING]
+    left, submitted = status.tasks[State.RUNNING], status.tasks[State.SUBMITTED]
     reason = f"nobody runs it; {left} requests were in flight when it died; run it again to resume"
+    if submitted and not left:
+        reason = f"nobody runs it; {submitted} tasks are in remote batches; run it again to pick them up"
     return replace(status, halted="interrupted", reason=reason)
 
 

@@ -1,35 +1,37 @@
 """A run: lock, mend, record, arrange, render, account. One job after another, each with its own lock and cap."""
 
 import logging
-import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import anyio
 
-from runner.adapters.gemini import GeminiProvider
-from runner.adapters.library import Library
+from runner.adapters.library import Holdings, Library
 from runner.adapters.storage import FolderStore
-from runner.adapters.uploads import FilesClient
-from runner.app.campaign import DEFAULT_CONCURRENCY, Campaign, refuse_shared_paths
-from runner.app.child import sandbox_child
+from runner.app.campaign import Campaign, refuse_shared_paths
+from runner.app.clients import Clients, batching, clients_of, endpoint, library
 from runner.app.plan import Plan, plan, resolved
-from runner.app.settings import Settings, read_key
-from runner.app.views import EXIT_BY_HALT
+from runner.app.recorded import config_of
+from runner.app.settings import Settings
+from runner.app.signals import heed_signals
 from runner.core.catalog import builtin
 from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
+from runner.core.forecast import Batch, forecast
+from runner.core.lifecycle import State
 from runner.core.task import TaskSpec
 from runner.engine.clock import LoopClock
-from runner.engine.pool import Ending, Pool, Terms
-from runner.engine.ports import Provider, References
+from runner.engine.deadline import Deadline
+from runner.engine.outlook import past_of
+from runner.engine.pool import BatchTerms, Ending, Pool, Terms
+from runner.engine.ports import References
 from runner.engine.rescue import Rescue, Rescued
-from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader, Wish
+from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, Load, OutcomeRow, Reader, Wish
 
 log = logging.getLogger("bulkrender")
 
@@ -67,6 +69,16 @@ class Watched:
     """UTC; the rate is that of this run."""
 
 
+def refuse_elsewhere(reader: Reader, job: str, endpoint: str) -> None:
+    """A batch can be asked about only where it was made: UsageError for any other endpoint."""
+    for one in reader.open_batches(job):
+        if one.endpoint != endpoint:
+            raise UsageError(
+                f"job {job} has batches at {one.endpoint} that are not over, and this is {endpoint}: run with "
+                "that --base-url until they are done, or take them back with `bulkrender cancel`"
+            )
+
+
 def folder_store(campaign: Campaign, settings: Settings, on_blocked: Callable[[str | None], None]) -> FolderStore:
     """The output folder of a job."""
     return FolderStore(settings.output, verify=campaign.manifest.verify, on_blocked=on_blocked)
@@ -88,16 +100,15 @@ async def run_jobs(
     All locks are taken and all clients built before the first job starts: what can be refused is refused then.
     """
     finished: list[JobStatus | Unstarted] = []
-    async with _endpoint(settings, ledger.path) as socket, AsyncExitStack() as held:
+    async with endpoint(settings, ledger.path) as socket, AsyncExitStack() as held:
         runs = []
         for campaign in campaigns:
             held.enter_context(ledger.lock_job(campaign.job))
-            provider = await held.enter_async_context(_provider(campaign, settings, socket))
-            files = await held.enter_async_context(_files(settings, socket))
-            runs.append((JobRun(campaign, settings, ledger, face, files), provider))
-        for run, provider in runs:
+            clients = await held.enter_async_context(clients_of(campaign, settings, ledger.path, socket))
+            runs.append(JobRun(campaign, settings, ledger, face, clients))
+        for run in runs:
             try:
-                finished.append(await run.go(provider))
+                finished.append(await run.go())
             except RunnerError as error:
                 if not finished:
                     raise
@@ -108,39 +119,14 @@ async def run_jobs(
     return finished
 
 
-@asynccontextmanager
-async def _endpoint(settings: Settings, ledger: Path) -> AsyncGenerator[str | None]:
-    if not settings.sandbox:
-        yield None
-        return
-    async with sandbox_child(settings, ledger.with_name(f"{ledger.name}.sandbox")) as socket:
-        yield socket
-
-
-def _provider(campaign: Campaign, settings: Settings, socket: str | None) -> GeminiProvider:
-    manifest = campaign.manifest
-    return GeminiProvider(
-        base_url=settings.base_url,
-        key=read_key(settings),
-        request_timeout_s=manifest.limits.request_timeout_s,
-        connections=campaign.limits.concurrency or DEFAULT_CONCURRENCY,
-        uds=socket,
-        catalog=builtin(),
-        model_line=f"{manifest.file}:{manifest.model_line}",
-    )
-
-
-def _files(settings: Settings, socket: str | None) -> FilesClient:
-    return FilesClient(base_url=settings.base_url, key=read_key(settings), uds=socket)
-
-
 class JobRun:
     """One job from lock to account. The caller holds the job's lock."""
 
     def __init__(
-        self, campaign: Campaign, settings: Settings, ledger: Ledger, face: Face, files: FilesClient
+        self, campaign: Campaign, settings: Settings, ledger: Ledger, face: Face, clients: Clients
     ) -> None:
-        self.campaign, self.settings, self.ledger, self.face, self.files = campaign, settings, ledger, face, files
+        self.campaign, self.settings, self.ledger, self.face = campaign, settings, ledger, face
+        self.clients = clients
         self.clock = LoopClock()
         self.pool: Pool | None = None
         self._preparing = anyio.CancelScope()
@@ -149,17 +135,17 @@ class JobRun:
         self._uploads: frozenset[str] = frozenset()
         self.store = folder_store(campaign, settings, self._blocked)
 
-    async def go(self, provider: Provider) -> JobStatus:
+    async def go(self) -> JobStatus:
         """The whole job, under signals from the start."""
         async with anyio.create_task_group() as beside:
-            beside.start_soon(self._heed_signals)
-            ended = await self._go(provider)
+            beside.start_soon(heed_signals, self._interrupt, self._abandon, self.settings.options.grace_s)
+            ended = await self._go()
             beside.cancel_scope.cancel()
         if isinstance(ended, RunnerError):
             raise ended
         return ended
 
-    async def _go(self, provider: Provider) -> JobStatus | RunnerError:
+    async def _go(self) -> JobStatus | RunnerError:
         """Errors come back as values: a task group would wrap what is raised in it."""
         wanted = False
         try:
@@ -168,7 +154,7 @@ class JobRun:
                 wanted = await self.prepare()
             if self._preparing.cancelled_caught:
                 return InterruptedRunError("interrupted before anything was sent; run again")
-            return await self.render(provider) if wanted else self.status()
+            return await self.render() if wanted else self.status()
         except RunnerError as error:
             return error
         except KeyboardInterrupt:
@@ -180,8 +166,10 @@ class JobRun:
         recorded = reader.recorded(job) > 0
         if recorded:
             self._same_output(reader)
+            refuse_elsewhere(reader, job, self.settings.endpoint)
             self.face.mended(await self._rescue().mend(job))
             await anyio.to_thread.run_sync(self._put_back, reader)
+            self.clients.batches.tidy(one.token for one in reader.open_batches(job))
         refuse_shared_paths(self.campaign, reader, self._root())
         if self.settings.options.forget_limits:
             for model in self.campaign.models:
@@ -210,20 +198,11 @@ class JobRun:
             return False
         return True
 
-    async def render(self, provider: Provider) -> JobStatus:
+    async def render(self) -> JobStatus:
         """Buy what is left, under signals and progress; then account."""
         self._started = self.clock.utc()
-        job = self.campaign.job
-        mix = await anyio.to_thread.run_sync(self.ledger.reader.left_to_buy, job)
-        pool = self.pool = Pool(
-            [self._terms(model, mix) for model in self.campaign.models],
-            self.ledger,
-            provider,
-            self.store,
-            self.clock,
-            new_token=_token,
-            references=await anyio.to_thread.run_sync(self._references),
-        )
+        job, options = self.campaign.job, self.settings.options
+        pool = self.pool = self._pool(*await anyio.to_thread.run_sync(self._look))
         if self._asked:  # while the pool was being made
             pool.interrupt()
         async with anyio.create_task_group() as beside:
@@ -233,26 +212,90 @@ class JobRun:
         await self._halt(ending)
         await self._quiet(job)
         status = replace(self.status(), halted=ending.halted, reason=ending.reason)
+        if options.detach and ending.halted is None:
+            status = replace(status, detached=status.tasks[State.SUBMITTED] > 0)
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
+
+    def _look(self) -> tuple[Mapping[tuple[str, str], int], References | None, References | None]:
+        """What the lanes have to know before: what is left, and the references of each. Blocks."""
+        mix = self.ledger.reader.left_to_buy(self.campaign.job)
+        if not self.campaign.has_references:
+            return mix, None, None
+        held = Holdings(self.ledger.reader.uploads(self.settings.endpoint))
+        single, batched = (self._library(held, inline=inline) for inline in (True, False))
+        return mix, single, batched
+
+    def _pool(
+        self, mix: Mapping[tuple[str, str], int], single: References | None, batched: References | None
+    ) -> Pool:
+        """The lanes of the run."""
+        campaign, options = self.campaign, self.settings.options
+        lane, by_utc = campaign.lane, campaign.deadline_utc
+        return Pool(
+            [self._terms(model, mix) for model in campaign.models] if lane != "batch" else [],
+            self.ledger,
+            self.clients.provider,
+            self.store,
+            self.clock,
+            new_token=_token,
+            references=single,
+            batching=batching(
+                campaign.job,
+                campaign.manifest.retry,
+                partial(campaign.sheet, lane="batch"),
+                campaign.manifest.batch,
+                self.settings,
+                self.clients.batches,
+            ),
+            batch_terms=[self._batch_terms(model) for model in campaign.models] if lane != "standard" else [],
+            batch_references=batched,
+            job=campaign.job,
+            detach=options.detach,
+            deadline=None if by_utc is None else Deadline(by_utc, self.clock, self._standard_s),
+        )
 
     def status(self) -> JobStatus:
         """The job as the ledger has it now."""
         since = max(self._started, self.clock.utc() - RECENT_S)
         return self.ledger.reader.status(self.campaign.job, since_utc=since)
 
-    def _references(self) -> References | None:
-        """What keeps the job's references ready; None where it has none."""
-        if not self.campaign.has_references:
-            return None
+    def _library(self, held: Holdings, *, inline: bool) -> Library:
         endpoint = self.settings.endpoint
-        return Library(
-            base=self.campaign.base,
-            files=self.files,
-            clock=self.clock,
-            uploaded=self._uploads,
-            remembered=self.ledger.reader.uploads(endpoint),
-            remember=partial(self.ledger.remember, endpoint),
+        remember = partial(self.ledger.remember, endpoint)
+        return library(self.campaign, self.clients.files, self.clock, self._uploads, held, remember, inline=inline)
+
+    def _standard_s(self) -> float | None:
+        """Seconds that the standard lane would need for all that has not ended; None: it cannot be done."""
+        left = self.ledger.reader.left_to_buy(self.campaign.job, submitted=True)
+        model = next(iter(self.campaign.models))
+        standing = self.ledger.reader.standing(self._wish(model), now=self.clock.utc())
+        seen = forecast(
+            [Batch(sum(left.values()), self.campaign.usual(left))],
+            standing.limits,
+            past_of(standing, model),
+            now=self.clock.utc(),
+            latency_s=self.settings.usual_latency_s,
+        )
+        return seen.finish_s
+
+    def _batch_terms(self, model: str) -> BatchTerms:
+        campaign, batch = self.campaign, self.campaign.manifest.batch
+        return BatchTerms(
+            job=campaign.job,
+            wish=self._wish(model),
+            sheet=campaign.sheet(model, "batch"),
+            cap=campaign.cap,
+            retry=campaign.manifest.retry,
+            picture_bytes=campaign.picture_bytes,
+            load=Load(
+                lines=batch.lines,
+                bytes=batch.output_bytes,
+                tokens=campaign.batch_tokens(model),
+                jobs=batch.jobs,
+                least=batch.least if campaign.lane == "auto" else 1,
+            ),
+            weigh=partial(campaign.answer_bytes, model),
         )
 
     def _terms(self, model: str, mix: Mapping[tuple[str, str], int]) -> Terms:
@@ -286,7 +329,7 @@ class JobRun:
             manifest_sha256=campaign.sha256,
             output_root=self._root(),
             cap=campaign.cap,
-            config={"manifest": campaign.manifest.file, "limits": asdict(campaign.limits)},
+            config=config_of(campaign),
             account=campaign.account,
             drafts=campaign.manifest.drafts,
         )
@@ -337,31 +380,16 @@ class JobRun:
     def _root(self) -> str:
         return str(self.settings.output.resolve())
 
-    async def _heed_signals(self) -> None:
-        """First signal: stop claiming and let what is in flight land. Second: leave at once.
-
-        A vanished terminal may send SIGHUP twice, from the kernel and from the shell; that is one wish, not two.
-        """
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-            async with anyio.create_task_group() as beside:
-                async for number in received:
-                    if self._asked and number != signal.SIGHUP:
-                        os._exit(EXIT_BY_HALT["interrupted"])
-                    self._asked += 1
-                    self._interrupt(signal.Signals(number))
-                    if number == signal.SIGTERM:
-                        beside.start_soon(self._abandon_after, self.settings.options.grace_s)
-
     def _interrupt(self, number: signal.Signals) -> None:
         log.warning("%s: waiting for what is in flight; once more leaves at once", number.name)
+        self._asked += 1
         if self.pool is None:
             self._preparing.cancel()
         else:
             self.face.interrupted(self.pool.in_flight)
             self.pool.interrupt()
 
-    async def _abandon_after(self, grace_s: float) -> None:
-        await anyio.sleep(grace_s)
+    def _abandon(self) -> None:
         if self.pool is not None:
             self.pool.abandon()
 

@@ -1,7 +1,11 @@
 """Options and environment. The command line beats the manifest, the manifest the environment, that the default."""
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
@@ -40,6 +44,10 @@ class Options:
     rpm: int | None = None
     concurrency: int | None = None
     lane: str | None = None
+    by: str | None = None
+    """When all is to be done: `07:00` or `2026-11-25T07:00`, local time where it names no offset."""
+    detach: bool = False
+    """Leave once all batches are submitted."""
     yes: bool = False
     grace_s: float = 25.0
     wait: bool = False
@@ -58,6 +66,8 @@ class Settings:
     sandbox: bool
     options: Options
     environment: Mapping[str, str] = field(repr=False)
+    deadline_utc: float | None = None
+    """When all is to be done, in seconds since 1970; None where nobody said."""
 
     @property
     def kind(self) -> Literal["live", "sandbox"]:
@@ -81,8 +91,8 @@ class Settings:
         return (parts.hostname or "") + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")
 
 
-def resolve(options: Options, environment: Mapping[str, str]) -> Settings:
-    """Settings of one command; raises UsageError for what cannot be meant."""
+def resolve(options: Options, environment: Mapping[str, str], *, now_utc: float | None = None) -> Settings:
+    """Settings of one command, given at `now_utc` (None: now); raises UsageError for what cannot be meant."""
     if options.sandbox and options.base_url:
         raise UsageError("--sandbox starts a sandbox of its own: leave out --base-url")
     ours = "-sandbox" if options.sandbox else ""
@@ -99,7 +109,41 @@ def resolve(options: Options, environment: Mapping[str, str]) -> Settings:
         sandbox=options.sandbox,
         options=options,
         environment=environment,
+        deadline_utc=None
+        if options.by is None
+        else deadline(options.by, time.time() if now_utc is None else now_utc),
     )
+
+
+def deadline(text: str, now_utc: float) -> float:
+    """`--by` in seconds since 1970: a time of day is the next such one, a date may name its offset from UTC.
+
+    Without an offset it is this machine's local time. Raises UsageError.
+    """
+    try:
+        at = _next(text, now_utc) if _TIME_OF_DAY.fullmatch(text) else _instant(text)
+    except (ValueError, OverflowError, OSError):  # what no calendar has, and what no clock can show
+        raise UsageError(f"--by {text}: expected a time such as 07:00 or 2026-11-25T07:00") from None
+    if at <= now_utc:
+        raise UsageError(f"--by {text}: that time is over")
+    return at
+
+
+_TIME_OF_DAY = re.compile(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?")
+
+
+def _next(text: str, now_utc: float) -> float:
+    """The next time that the local clock shows this."""
+    clock = time_of_day.fromisoformat(text.zfill(8 if text.count(":") == 2 else 5))
+    today = datetime.fromtimestamp(now_utc).date()  # noqa: DTZ006 - local is what is meant
+    coming = (datetime.combine(today + timedelta(days=days), clock).timestamp() for days in range(3))
+    return next(at for at in coming if at > now_utc)
+
+
+def _instant(text: str) -> float:
+    if "T" not in text.upper() and " " not in text:
+        raise ValueError("a date alone does not say whether it is meant from its beginning or to its end")
+    return datetime.fromisoformat(text).timestamp()
 
 
 def output_folder(text: str) -> Path:

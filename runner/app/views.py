@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.core.budget import Cap, Spend, dollars
 from runner.core.lifecycle import TERMINAL, State
-from runner.ledger import AccountStatus, Drafts, JobStatus, Pulse, TaskRecord
+from runner.ledger import AccountStatus, BatchRecord, Drafts, JobStatus, Pulse, TaskRecord
 
 Json = dict[str, Any]
 
@@ -48,6 +48,8 @@ EXPORT_COLUMNS = (
 
 def exit_code(status: JobStatus) -> int:
     """The exit code of a job as it stands: halted, not finished (resumable), with failures, or done."""
+    if status.detached:
+        return 0
     if status.halted is not None:
         return EXIT_BY_HALT[status.halted]
     if sum(status.tasks[state] for state in TERMINAL) < status.total:
@@ -71,9 +73,24 @@ def job_object(status: JobStatus) -> Json:
         "holding": None if status.pulse is None else holding_object(status.pulse),
         "drafts": None if status.drafts is None else drafts_object(status, status.drafts),
         "finals": list(status.finals),
+        "batches": [batch_object(batch) for batch in status.batches],
         "halted": status.halted,
         "reason": status.reason,
         "exit_code": exit_code(status),
+    }
+
+
+def batch_object(batch: BatchRecord) -> Json:
+    """One remote batch that is not over; `state` is the service's word once it has said one."""
+    return {
+        "name": batch.name,
+        "display_name": batch.display_name,
+        "state": batch.remote_state.lower() or batch.state.value,
+        "requests": batch.lines,
+        "succeeded": batch.stats.succeeded,
+        "failed": batch.stats.failed,
+        "since": instant(batch.created_at or batch.made_at),
+        "looked_at": instant(batch.looked_at),
     }
 
 

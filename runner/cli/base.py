@@ -29,7 +29,20 @@ Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for t
 Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
 Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
-Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
+Lane = Annotated[
+    str | None, typer.Option("--lane", help="standard, batch (half the price, hours of patience) or auto.")
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="TIME",
+        help="When all is to be done, with lane auto: 07:00 or 2026-11-25T07:00, local time.",
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Leave once all batches are submitted; run again later picks them up.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 

@@ -13,12 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from runner.app.settings import Options
+from runner.cli import repair  # noqa: F401 - its commands
 from runner.cli.base import (
     AsJson,
     BaseUrl,
     Budget,
+    By,
     Concurrency,
     Database,
+    Detach,
     Lane,
     Manifests,
     OneManifest,
@@ -53,6 +56,7 @@ def plan(
     rpm: Rpm = None,
     concurrency: Concurrency = None,
     lane: Lane = None,
+    by: By = None,
     show: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +79,7 @@ def plan(
         rpm=rpm,
         concurrency=concurrency,
         lane=lane,
+        by=by,
         yes=yes,
     )
     if show is not None:
@@ -98,6 +103,8 @@ def run(
     rpm: Rpm = None,
     concurrency: Concurrency = None,
     lane: Lane = None,
+    by: By = None,
+    detach: Detach = False,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM lets requests in flight land.")] = 25.0,
     sandbox_faults: Annotated[str | None, typer.Option(help="Faults of the sandbox: a preset or a file.")] = None,
     sandbox_latency: Annotated[float | None, typer.Option(min=0, help="Seconds the sandbox takes.")] = None,
@@ -147,6 +154,8 @@ def run(
         rpm=rpm,
         concurrency=concurrency,
         lane=lane,
+        by=by,
+        detach=detach,
         yes=yes,
         grace_s=grace,
         wait=wait,

@@ -1,7 +1,7 @@
 """Tables for people."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from rich.console import Console, Group, RenderableType
@@ -9,24 +9,29 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.app.plan import Cells, Plan, finish_line, price_line
+from runner.app.comparison import Cells
+from runner.app.planned import Plan
 from runner.app.promote import Promoted
 from runner.app.prune import Pruned
 from runner.app.reports import LANES, StatusReport
+from runner.app.words import deadline_line, duration, finish_line, lane_lines, price_line
 from runner.cli.faces import account_line, ended, holding, megabytes, rate_and_eta, spend_against_cap
 from runner.core.budget import dollars
 from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
-from runner.ledger import Drafts, JobStatus
+from runner.ledger import BatchRecord, Drafts, JobStatus
 
 WATCH_EVERY_S = 1.0
+MOST_BATCHES = 10
+"""Of a job, in its status."""
 
 
 def plan_table(plan: Plan) -> RenderableType:
     """The plan in a few lines."""
     counts = f"{plan.total} tasks: {plan.new} new, {plan.retry} to try again, {plan.done} done"
+    counts += f" ({plan.submitted} of them in batches)" if plan.submitted else ""
     lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
-    lines += [f"  {line}"] if (line := finish_line(plan)) else []
+    lines += [f"  {line}" for line in (*lane_lines(plan), finish_line(plan), deadline_line(plan)) if line]
     if (carried := plan.carried).tasks:
         anew = "an unknown price" if carried.likely_nanos is None else f"${dollars(carried.likely_nanos)}"
         lines.append(f"  {carried.tasks} pictures of kept models count as done; buying them anew would be {anew}")
@@ -106,12 +111,26 @@ def _status_lines(job: JobStatus, runner: str | None) -> list[str]:
         lines.append(f"  {_drafts_line(job, job.drafts)}")
     if job.finals:
         lines.append(f"  its finals: {', '.join(job.finals)}")
+    lines += [f"  {line}" for line in _batch_lines(job.batches)]
     if job.pulse is not None and (words := holding(job.pulse)):
         lines.append(f"  {words}")
     if runner:
         lines.append(f"  being run by {runner}")
     if job.halted:
         lines.append(f"  stopped ({job.halted}): {job.reason}")
+    return lines
+
+
+def _batch_lines(batches: Sequence[BatchRecord]) -> list[str]:
+    """The remote batches that are not over, the oldest first; of many the rest is counted."""
+    lines = []
+    for batch in batches[:MOST_BATCHES]:
+        age = duration(time.time() - (batch.posted_at or batch.made_at))
+        done = batch.stats.succeeded + batch.stats.failed
+        state = batch.remote_state.lower() or batch.state.value
+        lines.append(f"batch {batch.name or batch.token[:8]}: {state} for {age}, {done} of {batch.lines} done")
+    if len(batches) > MOST_BATCHES:
+        lines.append(f"and {len(batches) - MOST_BATCHES} more batches")
     return lines
 
 

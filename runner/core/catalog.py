@@ -82,6 +82,8 @@ class Model:
     batch_factor: Decimal
     service_tiers: Mapping[str, Decimal]
     """Factor of the standard prices by the tier that served an answer: the catalog's, the model's own over it."""
+    batch_tokens: Mapping[int, int]
+    """Input tokens of its batch jobs that are not done, by usage tier; a tier not in it is not documented."""
     lanes: Mapping[str, str]
     """Lanes it offers besides standard and batch, each with its source."""
     source: str
@@ -211,6 +213,7 @@ def _model(
         prices=Prices(known.get("input"), known.get("text"), known.get("image")),
         batch_factor=Decimal(raw["batch_factor"]),
         service_tiers={**service_tiers, **own_tiers},
+        batch_tokens={int(tier): tokens for tier, tokens in raw.get("batch_tokens", {}).items()},
         lanes=_lanes(raw.get("lanes", {})),
         source=raw["source"],
         note=raw.get("note"),

@@ -34,7 +34,12 @@ from runner.core.shape import (
 from runner.core.yaml12 import Fields, Node, Scalar
 
 Lane = Literal["standard", "batch", "auto"]
+LANES: tuple[Lane, ...] = ("standard", "batch", "auto")
 BYTES_OF_MB = 10**6
+MOST_LINES = 10_000
+"""Of one batch: pictures of 4K would be hundreds of gigabytes."""
+SLOWER = 10
+"""How many times slower polling becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,36 @@ class GivenLimits:
             concurrency=self.concurrency,
             bytes_in_flight=self.bytes_in_flight,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How tasks become remote batch jobs, and how those are watched (gemini-api.md §8)."""
+
+    poll_s: float = 30.0
+    """Seconds from one look at a job to the next, to begin with."""
+    settle_s: float = 900.0
+    """Seconds, by the provider's clock, between two lists that lack a job before it counts as never made."""
+    lines: int = 500
+    """Requests of a job at most."""
+    output_bytes: int = 1000 * BYTES_OF_MB
+    """Bytes that the results of a job may be expected to have."""
+    tokens: int | None = None
+    """Input tokens of the jobs of a model that are not done, together; None is not given."""
+    jobs: int = 100
+    """Jobs that are not done, together."""
+    least: int = 20
+    """Under `lane: auto` fewer tasks alike than this are bought on the standard lane."""
+
+    @property
+    def slowest_poll_s(self) -> float:
+        """What the seconds from one look to the next grow to (gemini-api.md §8.12)."""
+        return self.poll_s * SLOWER
+
+    @property
+    def cancel_s(self) -> float:
+        """Seconds to allow from asking for a cancel until it is confirmed: it takes effect later (§8.11)."""
+        return self.slowest_poll_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +248,12 @@ def _limits(
     )
 
 
+def _batch(output_mb: int | None = None, **rest: Any) -> BatchSettings:
+    if output_mb is not None:
+        rest["output_bytes"] = output_mb * BYTES_OF_MB
+    return BatchSettings(**rest)
+
+
 def _account(name: str, usd: int | None = None, image_tokens: int | None = None) -> Account:
     return Account(name, usd, image_tokens)
 
@@ -277,6 +318,30 @@ LIMITS = Record(
         "in_flight_mb": Field(Whole(), "Megabytes (a million bytes) that the answers in flight may have."),
     },
 )
+BATCH = Record(
+    _batch,
+    {
+        "poll_s": Field(
+            Seconds(), "Seconds between two looks at a remote job; they grow tenfold at most. Default: 30."
+        ),
+        "settle_s": Field(
+            Seconds(),
+            "Seconds between two lists without a job before it counts as never made and is submitted again. "
+            "Default: 900.",
+        ),
+        "lines": Field(Whole(high=MOST_LINES), "Requests of one remote job at most. Default: 500."),
+        "output_mb": Field(
+            Whole(), "Megabytes (a million bytes) that one job's results may be expected to have. Default: 1000."
+        ),
+        "tokens": Field(
+            Whole(), "Input tokens of all jobs of a model that are not done. Default: what its tier documents."
+        ),
+        "jobs": Field(Whole(), "Remote jobs that are not done. Default: 100."),
+        "least": Field(
+            Whole(), "Under lane auto, fewer tasks alike than this go to the standard lane. Default: 20."
+        ),
+    },
+)
 BUDGET = Record(
     _budget,
     {
@@ -322,7 +387,12 @@ ROOT = Record(
         "matrix": Field(MatrixKind(), "What every prompt is multiplied by: size, aspect and axes of your own."),
         "variants": Field(Whole(), "Pictures of every cell. Default: 1."),
         "generation": Field(GENERATION, "Settings of every request."),
-        "lane": Field(Choice(("standard", "batch", "auto")), "How to buy. Default: standard."),
+        "lane": Field(
+            Choice(LANES),
+            "How to buy: standard (default) asks for one picture at a time, batch at half the price within a day "
+            "or two, auto takes batch for what is many and can wait and standard for the rest.",
+        ),
+        "batch": Field(BATCH, "How tasks become remote batch jobs, and how those are watched."),
         "limits": Field(LIMITS, "How fast and how long."),
         "budget": Field(BUDGET, "What may be spent."),
         "retry": Field(RETRY, "How often a task is tried."),

@@ -218,7 +218,8 @@ class Lost:
     """It left and was never fully answered, or answered with neither usage nor picture: money unknown."""
 
     reason: str
-    """`connection_broken`, `timed_out`, `body_cut`, `not_an_answer`, `crashed`."""
+    """`connection_broken`, `timed_out`, `body_cut`, `not_an_answer`, `crashed`; of a batch also `line_missing`,
+    `results_gone`, `batch_lost`, `batch_gone`, `batch_failed`, `batch_expired`, `batch_cancelled`."""
     cause: str
 
 
@@ -247,6 +248,16 @@ class Interrupted:
     left: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """Its batch ended without doing it, as far as the provider says: free. `tried` where that is a try."""
+
+    reason: str
+    """`batch_failed`, `batch_expired`, `batch_cancelled`, `batch_absent`, `withdrawn`, `line_missing`."""
+    cause: str
+    tried: bool = False
+
+
 Reply = (
     Pictured | Refused | Unusable | Throttled | Parked | Faulted | Invalid | FileGone | Unreached | Lost | Stopped
 )
@@ -266,5 +277,6 @@ Outcome = (
     | Stopped
     | Unstored
     | Interrupted
+    | Undone
 )
 """How one attempt ended."""

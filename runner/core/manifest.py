@@ -13,7 +13,17 @@ from runner.core.axes import Dimension, Dimensions, Matrix, Rule, replaced
 from runner.core.catalog import Catalog, Model
 from runner.core.errors import ManifestError, Problem
 from runner.core.fields import Generation
-from runner.core.grammar import ROOT, Account, Budget, Draft, GivenLimits, Lane, PriceOverride, SourceDraft
+from runner.core.grammar import (
+    ROOT,
+    Account,
+    BatchSettings,
+    Budget,
+    Draft,
+    GivenLimits,
+    Lane,
+    PriceOverride,
+    SourceDraft,
+)
 from runner.core.limits import Limits
 from runner.core.paths import compile_output, default_output, prompt_id
 from runner.core.prompts import Prompt, Source
@@ -25,6 +35,7 @@ from runner.core.yaml12 import Fields, Node, Scalar, UnreadableError, read, shor
 
 __all__ = [
     "Account",
+    "BatchSettings",
     "Budget",
     "Generation",
     "GivenLimits",
@@ -50,6 +61,7 @@ class Manifest:
     variants: int
     generation: Generation
     lane: Lane
+    batch: BatchSettings
     limits: GivenLimits
     budget: Budget
     retry: RetryPolicy
@@ -119,6 +131,7 @@ def _manifest(
         variants=values.get("variants", 1),
         generation=values.get("generation", Generation()),
         lane=values.get("lane", "standard"),
+        batch=values.get("batch", BatchSettings()),
         limits=limits,
         budget=values.get("budget", Budget()),
         retry=values.get("retry", RetryPolicy()),

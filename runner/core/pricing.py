@@ -22,6 +22,7 @@ from runner.core.lifecycle import (
     Refused,
     Stopped,
     Throttled,
+    Undone,
     Unreached,
     Unstored,
     Unusable,
@@ -185,7 +186,7 @@ def settlement(outcome: Outcome, quote: Quote, price: PriceSheet, size: str) -> 
     match outcome:
         case Made() | Refused() | Unusable() | Unstored():
             return _answered(outcome.answer, quote, price, size)
-        case Throttled() | Parked() | Invalid() | FileGone() | Stopped() | Unreached():
+        case Throttled() | Parked() | Invalid() | FileGone() | Stopped() | Unreached() | Undone():
             return _RELEASED
         case Faulted():
             return _held(quote) if outcome.billed_unknown else _RELEASED

@@ -133,3 +133,18 @@ class Place:
 
 START = Place()
 """Nothing was taken yet."""
+
+PATIENCE = 10
+"""Polling slows down tenfold at most."""
+EXPIRES_S = 48 * 3600.0
+"""A job that is not done by then yields nothing (gemini-api.md §8.1)."""
+WARNED_AT_S = (24 * 3600.0, 36 * 3600.0, 44 * 3600.0, 47 * 3600.0)
+"""Ages of a job that is not done, of which a person should hear."""
+
+
+def poll_in_s(age_s: float, poll_s: float) -> float:
+    """Seconds until a job of that age is asked about again: a tenth of its age, within bounds.
+
+    It depends on nothing but the age, so that a restart asks no more often than a run that went on.
+    """
+    return min(PATIENCE * poll_s, max(poll_s, age_s / 10))

@@ -16,6 +16,7 @@ from runner.core.lifecycle import (
     State,
     Stopped,
     Throttled,
+    Undone,
     Unreached,
     Unstored,
     Unusable,
@@ -26,6 +27,10 @@ CEILING_S = 120.0
 
 LASTING = frozenset({"invalid", "unknown_held"})
 """Reasons of a failure that running again cannot change: `run` leaves them to `retry`, `reconcile` or an edit."""
+
+
+_OURS = frozenset({"crashed", "batch_cancelled"})
+"""Our own death, and our own wish, are not the task's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> 
         case FileGone():  # it is uploaded anew before the next try
             return _tried("file_gone", outcome.message, used, policy, 0.0)
         case Lost():
-            if outcome.reason == "crashed":  # our own death is not the task's fault
+            if outcome.reason in _OURS:
                 return _again(outcome.reason, outcome.cause)
             return _tried(outcome.reason, outcome.cause, used, policy, jitter)
         case Throttled() | Parked() | Stopped():
@@ -120,6 +125,9 @@ def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> 
         case Unreached() | Unstored():
             reason = "unreached" if isinstance(outcome, Unreached) else "unstored"
             return _again(reason, outcome.cause)
+        case Undone():
+            again = _tried(outcome.reason, outcome.cause, used, policy, jitter)
+            return again if outcome.tried else _again(outcome.reason, outcome.cause)
         case Interrupted():
             return _again("interrupted", "the run left before the answer came")
         case _:

@@ -152,23 +152,24 @@ class Label(Kind[str]):
 
 @dataclass(frozen=True)
 class Whole(Kind[int]):
-    """A whole number of at least `low`."""
+    """A whole number from `low` to `high`."""
 
     low: int = 1
+    high: int = MAX_WHOLE
 
     def read(self, node: Node, _scope: Scope) -> int:
         expected = f"expected a whole number of at least {self.low}"
         if not isinstance(node, Scalar) or node.kind != "int":
             hint = " (without quotes)" if isinstance(node, Scalar) and node.text.isdecimal() else ""
             raise wrong(node, f"{expected}{hint}, got {node}")
-        if len(node.text) > 18 or (value := _integer(node.text)) > MAX_WHOLE:
-            raise wrong(node, f"{node} is too large: at most {MAX_WHOLE:,}")
+        if len(node.text) > 18 or (value := _integer(node.text)) > self.high:
+            raise wrong(node, f"{node} is too large: at most {self.high:,}")
         if value < self.low:
             raise wrong(node, f"{expected}, got {node.text}")
         return value
 
     def schema(self, _catalog: Catalog) -> Schema:
-        return {"type": "integer", "minimum": self.low, "maximum": MAX_WHOLE}
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
 
 def _integer(text: str) -> int:

@@ -37,7 +37,7 @@ from runner.core.lifecycle import (
     Unusable,
 )
 from runner.core.limits import Binding, Need
-from runner.core.pricing import PriceSheet, Settlement, settlement
+from runner.core.pricing import PriceSheet, settlement
 from runner.core.retry import CEILING_S, Move, RetryPolicy, Tries, backoff_s, decide
 from runner.core.task import Assignment
 from runner.engine.execute import assignment, execute
@@ -45,7 +45,7 @@ from runner.engine.gate import PATIENCE_S, TICK_S, Gate, Shut
 from runner.engine.limiter import Smoother, pace_of
 from runner.engine.outlook import Measured, outlook
 from runner.engine.ports import Clock, Unsendable
-from runner.engine.shared import Shared
+from runner.engine.shared import Ended, Shared
 from runner.engine.why import Why
 from runner.ledger import (
     Claim,
@@ -99,28 +99,21 @@ class Terms:
     """Sleep through a daily limit instead of stopping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One attempt ended: told to whoever watches the run."""
-
-    attempt: Claimed
-    outcome: Outcome
-    settlement: Settlement
-    move: Move
-    latency_s: float
-
-
 class Lane:
     """Claims, sends and settles the tasks of one model."""
 
-    def __init__(self, pool: Shared[Ended], terms: Terms, clock: Clock) -> None:
-        self.terms = terms
+    def __init__(
+        self, pool: Shared, terms: Terms, clock: Clock, may_take: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`may_take`: whether what is due now is not another lane's."""
+        self.terms, self._may_take = terms, may_take
         self.gate = Gate(clock)
         self.why = Why(clock)
         self.smoother = Smoother(clock)
         self.smoother.pace(pace_of(terms.wish.limits, None, clock.utc()))
         self.measured = Measured(terms.likely)
         self.in_flight = 0
+        self.remotes_in_words: Callable[[], str] = lambda: ""
         self.pulse: Pulse | None = None
         """What was last said of it."""
         self._pool, self._clock = pool, clock
@@ -163,17 +156,22 @@ class Lane:
             if isinstance(claim, Claimed) or (seen != pool.changes and not isinstance(claim, Held | Closed)):
                 continue  # launched; or something landed while the ledger answered: its answer is old
             match claim:
-                case OverBudget() if not pool.in_flight:
-                    return pool.stop("budget", _does_not_fit(claim))
+                case OverBudget() if pool.is_idle:
+                    return pool.stop("budget", does_not_fit(claim))
                 case Empty() if not pool.in_flight:
                     return None
-                case Waiting(next_due=None) if self.terms.wish.only and not self.in_flight:
-                    return None  # what other models have in flight brings this one nothing
+                case Waiting(next_due=None) if not self.in_flight and self._brings_nothing():
+                    return None
                 case Held(binds="day" | "month") | Closed(parked=True) if not (
                     self.in_flight or self._sleeps(claim)
                 ):
                     return pool.park(self._come_back(claim))
             await self._pause(claim, seen)
+
+    def _brings_nothing(self) -> bool:
+        """Whether what is out, of other models or in batches that are not waited for, brings this one nothing."""
+        pool, wish = self._pool, self.terms.wish
+        return pool.detach or (wish.only and not pool.remote[wish.model])
 
     async def _claim(self) -> Claim:
         terms, pool = self.terms, self._pool
@@ -195,6 +193,9 @@ class Lane:
         """Return when nothing but the ledger stands between a task and its request."""
         limits, pool = self.terms.wish.limits, self._pool
         while True:
+            while not self._may_take():
+                self.why.waits("remote", "the batch lane looks first")
+                await pool.changed.wait()
             room = await self._store.has_room(pool.in_flight + 1, self.terms.picture_bytes)
             if pool.blocked_by is not None or not room:
                 self.why.waits("room", pool.blocked_by or "no room for another picture")
@@ -273,12 +274,14 @@ class Lane:
         match claim:
             case Waiting():
                 until = claim.next_due
-                if self.gate.outage:  # every task that is left stands aside
+                if until is None and pool.remote.total() and not pool.in_flight:
+                    self.why.waits("remote", self.remotes_in_words())
+                elif self.gate.outage:  # every task that is left stands aside
                     self.why.waits("outage", f"{self.gate.reason}: {self.gate.said}")
                 else:
                     self.why.waits("retries", "retries that are not due yet")
             case OverBudget():
-                self.why.waits("budget", _does_not_fit(claim))
+                self.why.waits("budget", does_not_fit(claim))
             case Held():
                 until = claim.until
                 self.why.waits(claim.binds, _limit_in_words(claim))
@@ -365,6 +368,7 @@ class Lane:
                 await self._ledger.settle(
                     attempt, outcome, settled, move, now=self._clock.utc(), latency_s=latency_s
                 )
+                self._pool.requeued += move.state is State.QUEUED
             await self._forgive(attempt, outcome, move, sent_at)
             await self._recall()
             await self._learn(outcome, shut, sent_at)
@@ -492,7 +496,7 @@ class Lane:
         await self._ledger.beat(self.terms.job, wish, self.pulse, now=now)
 
 
-def _does_not_fit(claim: OverBudget) -> str:
+def does_not_fit(claim: OverBudget) -> str:
     """Which cap the next task would pass, and by what."""
     quote, spend, cap = claim.quote, claim.spend, claim.cap
     whose = "the cap" if claim.account is None else f"account {claim.account}'s cap"

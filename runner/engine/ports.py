@@ -70,9 +70,11 @@ class Unsendable(Exception):  # noqa: N818 - one task's end, no error of the pro
         message: str,
         *,
         passing: bool = False,
+        key: str | None = None,
     ) -> None:
+        """`key`: of the one request of many that is to blame."""
         super().__init__(message)
-        self.reason, self.message, self.passing = reason, message, passing
+        self.reason, self.message, self.passing, self.key = reason, message, passing, key
 
 
 class References(Protocol):

@@ -1,19 +1,21 @@
 """What the lanes of a run share: how many requests are out, who claims, how the run ends."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
+from runner.core.lifecycle import Outcome
+from runner.core.pricing import Settlement
+from runner.core.retry import Move
 from runner.engine.ports import ImageStore, NoReferences, Provider, References
-from runner.ledger import Ledger
+from runner.ledger import Claimed, Ledger
 
 log = logging.getLogger("bulkrender")
-
-E = TypeVar("E")
 
 Halt = Literal["budget", "provider", "local", "interrupted"]
 RANK: dict[Halt, int] = {"interrupted": 0, "local": 1, "provider": 2, "budget": 3}
@@ -28,8 +30,19 @@ class Ending:
     reason: str | None = None
 
 
-class Shared(Generic[E]):
-    """Counts, marks and ports of one run. `E` is what whoever watches it is told of each attempt."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One attempt ended: told to whoever watches the run."""
+
+    attempt: Claimed
+    outcome: Outcome
+    settlement: Settlement
+    move: Move
+    latency_s: float
+
+
+class Shared:
+    """Counts, marks and ports of one run."""
 
     def __init__(
         self,
@@ -39,14 +52,27 @@ class Shared(Generic[E]):
         *,
         new_token: Callable[[], str],
         references: References | None,
-        watch: Callable[[E], None],
+        batch_references: References | None = None,
+        watch: Callable[[Ended], None],
         concurrency: int | None,
     ) -> None:
         self.ledger, self.provider, self.store = ledger, provider, store
         self.references: References = NoReferences() if references is None else references
+        self.batch_references: References = NoReferences() if batch_references is None else batch_references
+        """Of tasks in batches: all of them uploaded."""
         self.new_token, self.watch = new_token, watch
         self.in_flight = 0
         self.bytes_in_flight = 0
+        self.remote: Counter[str] = Counter()
+        """Batches that are not over, by model."""
+        self.harvesting = 0
+        """Batches whose results are being settled."""
+        self.requeued = 0
+        """Tasks that have gone back into the queue."""
+        self.detach = False
+        """Leave once everything that can be is submitted."""
+        self.hurrying = False
+        """The deadline is near: what is in batches is taken back, and all the rest goes the quick way."""
         self.ending = Ending()
         self.blocked_by: str | None = None
         """Why storage cannot write what has arrived."""
@@ -65,6 +91,11 @@ class Shared(Generic[E]):
     def is_full(self) -> bool:
         """Whether as many requests are in flight as may be."""
         return self._most is not None and self.in_flight >= self._most
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is out that could still bring a task or room under a cap."""
+        return not self.in_flight and not self.remote.total()
 
     def stop(self, halt: Halt, reason: str) -> None:
         """Claim no more, for this reason; of several the gravest is reported."""
@@ -95,8 +126,12 @@ class Shared(Generic[E]):
         self.in_flight -= 1
         self.bytes_in_flight -= weight
 
+    def wake(self) -> None:
+        """Whoever waits looks again, though nothing landed."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
     def change(self) -> None:
         """Something landed, or may be written again: whoever waits looks again."""
         self.changes += 1
-        self.changed.set()
-        self.changed = anyio.Event()
+        self.wake()

@@ -1,9 +1,13 @@
 """The only place that speaks SQL.
 
-`Ledger` and `Reader` are its face; `facts` are the values that go in and come out. Inside: `enqueue`, `claim` and
-`settle` are the writes, `queries` the reads, `writer` the thread that commits, `schema` and `locks` who may write.
+`Ledger` and `Reader` are its face; `facts` are the values that go in and come out. Inside: `enqueue`, `claim`,
+`batches` and `settle` are the writes, `reservation` what two of them share, `queries` the reads, `writer` the
+thread that commits, `schema` and `locks` who may write.
 """
 
+from runner.core.batching import Load
+from runner.ledger.batch_books import BatchBook
+from runner.ledger.batch_facts import BatchRecord, BatchTally
 from runner.ledger.enqueue import agreed_cap
 from runner.ledger.facts import (
     AccountSpec,
@@ -31,17 +35,25 @@ from runner.ledger.facts import (
     Room,
     Settled,
     Standing,
+    Submission,
+    Submitted,
     TaskRecord,
+    TooFew,
+    Unprepared,
     Unready,
     Waiting,
     Wish,
 )
-from runner.ledger.ledger import Ledger, Reader
+from runner.ledger.ledger import Ledger
+from runner.ledger.reader import Reader
 
 __all__ = [
     "AccountSpec",
     "AccountStatus",
     "AttemptRecord",
+    "BatchBook",
+    "BatchRecord",
+    "BatchTally",
     "Claim",
     "Claimed",
     "Closed",
@@ -57,6 +69,7 @@ __all__ = [
     "Known",
     "Ledger",
     "Lesson",
+    "Load",
     "Misplaced",
     "OutcomeRow",
     "OverBudget",
@@ -66,7 +79,11 @@ __all__ = [
     "Room",
     "Settled",
     "Standing",
+    "Submission",
+    "Submitted",
     "TaskRecord",
+    "TooFew",
+    "Unprepared",
     "Unready",
     "Waiting",
     "Wish",

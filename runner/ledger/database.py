@@ -6,9 +6,10 @@ Which revision a ledger has and whose it is, is `schema.py`'s business.
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -170,3 +171,13 @@ def _opening_error(path: Path, said: str) -> LedgerError:
     if "readonly" in said:
         return LedgerError(f"{path}: may not be written; check its permissions and its folder's")
     return LedgerError(f"{path}: cannot be used: {said}")
+
+
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Words of the outside world as both databases can keep them: no half characters, no NUL."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+        if type(value) is str
+        else value
+        for name, value in values.items()
+    }

@@ -25,10 +25,10 @@ from runner.core.paths import fold
 from runner.core.reference import Reference
 from runner.core.retry import LASTING
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger.claim import cap_of
 from runner.ledger.facts import AccountSpec, Enqueued, InTheWay, JobSpec, Known, Misplaced
 from runner.ledger.models import SPENT, account, attempt, job, prompt, recipe, reference, task
 from runner.ledger.queries import money
+from runner.ledger.reservation import cap_of
 
 T = TypeVar("T")
 

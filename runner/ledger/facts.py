@@ -10,6 +10,7 @@ from runner.core.limits import Binding, Limits, Need
 from runner.core.pricing import Quote, Seen
 from runner.core.reference import Reference
 from runner.core.task import Recipe
+from runner.ledger.batch_facts import BatchRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Claimed:
     references: tuple[Reference, ...] = ()
     seen: Seen = field(default_factory=Seen, compare=False)
     """What the quote was made of: an answer that is no larger has nothing to add to it."""
+    lane: str = "standard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,30 @@ class Unready:
 
 
 Claim = Claimed | Waiting | OverBudget | Empty | Held | Closed | Unready
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A batch whose reservations are committed; nothing has left yet."""
+
+    batch: BatchRecord
+    attempts: tuple[Claimed, ...]
+    """In the order of its lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooFew:
+    """Tasks are due, and no group that may share a batch is worth one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """References of the next batch are not ready to be sent; each set once, by the first task that has it."""
+
+    wanted: tuple[Unready, ...]
+
+
+Submission = Submitted | Waiting | OverBudget | Empty | Held | TooFew | Unprepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +360,10 @@ class JobStatus:
     """The job that its tasks were chosen from, if the ledger has it."""
     finals: tuple[str, ...] = ()
     """Jobs whose tasks were chosen from this one."""
+    batches: tuple[BatchRecord, ...] = ()
+    """Those that are open, oldest first."""
+    detached: bool = False
+    """Its run has left on purpose: all that could be is submitted."""
 
     @property
     def total(self) -> int:

@@ -1,176 +1,55 @@
-"""The ledger as the rest of the program sees it: opened, locked, written from coroutines, read from threads."""
+"""The ledger as the rest of the program sees it: opened, locked, written from coroutines."""
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Self
 
 from sqlalchemy import Connection
 
-from runner.core.budget import Cap, Spend
+from runner.core.batching import Load
+from runner.core.budget import Cap
 from runner.core.errors import LedgerError
 from runner.core.learning import Belief
 from runner.core.lifecycle import Outcome
 from runner.core.pricing import PriceSheet, Settlement
 from runner.core.reference import Reference, Uploaded
+from runner.core.remote import Place, Remote
 from runner.core.retry import LASTING, Move
-from runner.core.task import Recipe, TaskSpec
-from runner.ledger import queries, quotas
+from runner.core.task import TaskSpec
+from runner.ledger import batches, quotas
 from runner.ledger.claim import claim
-from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, reading, writing
+from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, writing
 from runner.ledger.enqueue import enqueue
 from runner.ledger.facts import (
     ROOM,
-    AccountStatus,
-    AttemptRecord,
     Claim,
     Claimed,
-    Counters,
     Enqueued,
     Held,
     JobSpec,
-    JobStatus,
-    Known,
     Lesson,
-    OutcomeRow,
-    Place,
     Pulse,
     Room,
     Settled,
     Standing,
-    TaskRecord,
+    Submission,
     Wish,
 )
-from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
+from runner.ledger.locks import FileLock, job_lock, ledger_lock
 from runner.ledger.pulses import beat, quiet, stands
+from runner.ledger.reader import Reader
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
-from runner.ledger.uploads import remember, uploads
+from runner.ledger.uploads import remember
 from runner.ledger.writer import PATIENCE_S, Writer
 
 WRITES_WITHIN_S = 30.0
 """A claim that another process kept waiting for longer is not made: `core.quota.LEAVES_WITHIN_S` counts on it."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Reader:
-    """Reads a ledger that is at the newest revision. Each call sees one consistent state; any thread may call.
-
-    An iterator holds its view, and a file open, until it is exhausted or closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """`path` must be a ledger at the newest revision."""
-        self.path = path
-        self._engine = reading(path)
-
-    def job_names(self) -> list[str]:
-        """All jobs, by name."""
-        return self._ask(queries.job_names)
-
-    def status(self, job: str, *, since_utc: float) -> JobStatus:
-        """Where a job is, with the pictures bought since `since_utc`; LookupError if there is none."""
-        return self._ask(queries.status, job, since_utc=since_utc)
-
-    def runner(self, job: str) -> str | None:
-        """The process that runs the job now, in words; None if nobody does."""
-        return runner_of(self.path, job)
-
-    def outcomes(self, job: str) -> list[OutcomeRow]:
-        """Live tasks by state and reason, most first, with what they cost."""
-        return self._ask(queries.outcomes, job)
-
-    def recorded(self, job: str) -> int:
-        """How many tasks the job has ever had, orphans included; 0 for a job the ledger does not know."""
-        return self._ask(queries.recorded, job)
-
-    def running(self, job: str) -> list[Claimed]:
-        """Attempts in flight; before a run starts: those that a crash left behind, oldest first."""
-        return self._ask(queries.running, job)
-
-    def left_to_buy(self, job: str) -> dict[tuple[str, str], int]:
-        """Tasks that have not ended, by size and aspect."""
-        return self._ask(queries.left_to_buy, job)
-
-    def account(self, name: str) -> AccountStatus | None:
-        """An account with its cap, its spend and its jobs; None if there is none of that name."""
-        return self._ask(queries.account, name)
-
-    def account_recount(self, name: str) -> tuple[Spend, int, int]:
-        """Spend, unpriced and uncounted of an account from the rows they count; reads them all."""
-        return self._ask(queries.account_recount, name)
-
-    def under_no_account(self, job: str) -> Spend:
-        """What the job has spent under no account: it counts in one that the job joins."""
-        return self._ask(queries.under_no_account, job)
-
-    def uploads(self, endpoint: str) -> dict[str, Uploaded]:
-        """What the service at an endpoint holds, by the sha256 of the content; also what has expired since."""
-        return self._ask(uploads, endpoint)
-
-    def standing(self, wish: Wish, *, now: float) -> Standing:
-        """What counts against the limits of a model at an endpoint, read off the attempts."""
-        return self._ask(quotas.standing, quotas.Quotas(), wish, now)
-
-    def counters(self, job: str) -> Counters:
-        """The job's counters as they are kept."""
-        return self._ask(queries.counters, job)
-
-    def recount(self, job: str) -> Counters:
-        """The same from the rows they count; reads them all."""
-        return self._ask(queries.recount, job)
-
-    def places(self, job: str) -> Iterator[Place]:
-        """The cell of every task the job has ever had, orphans' included, streamed."""
-        return self._stream(queries.places, job)
-
-    def tasks(self, job: str, *, orphaned: bool = False) -> Iterator[TaskRecord]:
-        """The job's tasks in the manifest's order, streamed; orphans after them if asked."""
-        return self._stream(queries.tasks, job, orphaned=orphaned)
-
-    def coming_references(self, job: str, tasks: int) -> list[tuple[Reference, ...]]:
-        """The references of the next tasks in order, each set once."""
-        return self._ask(queries.coming_references, job, tasks)
-
-    def paths(self, job: str) -> dict[str, str]:
-        """Path -> key of every picture of the job, orphans' included."""
-        return self._ask(queries.paths, job)
-
-    def attempts(self, job: str) -> Iterator[AttemptRecord]:
-        """The job's attempts in the order they started, orphans' included, streamed."""
-        return self._stream(queries.attempts, job)
-
-    def known(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Known | None]]:
-        """What the ledger knows of each key, in the order given; all None for a job it does not know."""
-        return self._stream(queries.known, job, keys)
-
-    def requests(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Recipe, tuple[Reference, ...]]]:
-        """(key, recipe, references) of those tasks of the job, in no order."""
-        return self._stream(queries.requests, job, keys)
-
-    def orphans(self, job: str) -> Iterator[tuple[str, str, int]]:
-        """(key, path, bytes) of every picture whose task the manifest no longer names, streamed."""
-        return self._stream(queries.orphans, job)
-
-    def stems_elsewhere(self, output_root: str, job: str) -> Iterator[tuple[str, str]]:
-        """(case-folded stem, job) that other jobs of the same output root claim or have a picture at."""
-        return self._stream(queries.stems_elsewhere, output_root, job)
-
-    def _ask(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with plainly(self.path), self._engine.connect() as connection:
-            return query(connection, *args, **kwargs)
-
-    def _stream(
-        self, query: Callable[Concatenate[Connection, P], Iterator[T]], *args: P.args, **kwargs: P.kwargs
-    ) -> Iterator[T]:
-        with plainly(self.path), self._engine.connect() as connection:
-            yield from query(connection, *args, **kwargs)
 
 
 class Ledger:
@@ -353,6 +232,81 @@ class Ledger:
     async def recall(self, task_ids: Collection[int], *, now: float) -> None:
         """Make retries that wait due at once."""
         await self._writer.run(partial(recall, task_ids=task_ids, now=now))
+
+    async def submit(
+        self,
+        job: str,
+        *,
+        now: float,
+        sheet: PriceSheet,
+        cap: Cap,
+        wish: Wish,
+        load: Load,
+        weigh: Callable[[str, str], int],
+        ready: Callable[[Sequence[Reference]], bool],
+        policy_attempts: int,
+        new_token: Callable[[], str],
+    ) -> Submission:
+        """Take the next due tasks that may share a batch and reserve the worst price of each.
+
+        They must fit under the caps, on top of all due tasks before them, and beside the open batches under
+        `load`. `weigh`, `ready` (once for each set of references) and `new_token` (32 hex digits) are asked in
+        the writer's thread.
+        """
+        return await self._writer.run(
+            lambda connection: batches.submit(
+                connection,
+                job,
+                now=now,
+                sheet=sheet,
+                cap=cap,
+                wish=wish,
+                load=load,
+                weigh=weigh,
+                ready=ready,
+                policy_attempts=policy_attempts,
+                new_token=new_token,
+            )
+        )
+
+    async def posting(self, token: str, file: str, *, now: float) -> bool:
+        """A create of the uploaded input `file` (`files/…`) is about to leave; False unless in `intent`."""
+        return await self._writer.run(partial(batches.posting, token=token, file=file, now=now))
+
+    async def unposted(self, token: str, *, now: float) -> bool:
+        """The remote job certainly does not exist: back to `intent`; False unless in `creating`."""
+        return await self._writer.run(partial(batches.unposted, token=token, now=now))
+
+    async def created(self, token: str, remote: Remote, *, now: float) -> bool:
+        """The remote job exists; False unless in `creating`."""
+        return await self._writer.run(partial(batches.created, token=token, remote=remote, now=now))
+
+    async def looked(self, token: str, remote: Remote, *, now: float) -> bool:
+        """The service was asked and says `remote`; False unless `created`."""
+        return await self._writer.run(partial(batches.looked, token=token, remote=remote, now=now))
+
+    async def absent(self, token: str, at: float) -> float:
+        """A complete list made at `at` lacks the job; answers with when the first one since its create did.
+
+        Both by the provider's clock. LookupError in `intent`, and if it is over.
+        """
+        return await self._writer.run(partial(batches.absent, token=token, at=at))
+
+    async def present(self, token: str) -> bool:
+        """It was not absent after all, or nobody can tell; False in `intent`, and if it is over."""
+        return await self._writer.run(partial(batches.present, token=token))
+
+    async def cancelling(self, token: str, *, now: float) -> bool:
+        """A cancel is about to be asked for; False unless `created`."""
+        return await self._writer.run(partial(batches.cancelling, token=token, now=now))
+
+    async def taken(self, token: str, place: Place) -> bool:
+        """All results before `place` are settled; False unless `created`."""
+        return await self._writer.run(partial(batches.taken, token=token, place=place))
+
+    async def over(self, token: str, reason: str, error: str, *, now: float) -> bool:
+        """Nothing more is to come; False if it is over already. RuntimeError if an attempt of it is open."""
+        return await self._writer.run(partial(batches.over, token=token, reason=reason, error=error, now=now))
 
     async def settle(
         self,

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-from runner.core.lifecycle import AttemptState, State
+from runner.core.lifecycle import AttemptState, BatchState, State
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -39,7 +39,8 @@ WAITING = text("state = 'queued' AND live")
 """A task that may be claimed. Said in these very words wherever the partial index is meant: a bound parameter
 would hide it from the planner."""
 IN_FLIGHT = text("state = 'running'")
-
+OPEN = text("state <> 'over'")
+"""A batch that there is still something to wait for."""
 
 SPENT = (
     "settled_nanos",
@@ -271,8 +272,65 @@ class TaskRow(SQLModel, table=True):
     """Key of the task, of the job's `drafts`, that it was chosen for."""
 
 
+class BatchRow(SQLModel, table=True):
+    """Tasks taken together, to be sent as one remote batch job."""
+
+    __tablename__ = "batch"
+    __table_args__ = (
+        UniqueConstraint("token"),
+        _never_negative("input_tokens", "posts"),
+        CheckConstraint("length(token) = 32", name="token"),
+        CheckConstraint("lines > 0", name="lines"),
+        CheckConstraint("state <> 'created' OR name IS NOT NULL", name="created_has_name"),
+        CheckConstraint("(state = 'over') = (ended_at IS NOT NULL)", name="ended"),
+        Index("ix_batch_open", "job_id", sqlite_where=OPEN, postgresql_where=OPEN),
+        Index(
+            "ix_batch_remote",
+            *("endpoint", "name"),
+            unique=True,
+            sqlite_where=text("name IS NOT NULL"),
+            postgresql_where=text("name IS NOT NULL"),
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_type=ID, primary_key=True)
+    token: str = Field(sa_type=Text)
+    job_id: int = Field(sa_type=ID, foreign_key="job.id")
+    model: str = Field(sa_type=Text)
+    endpoint: str = Field(sa_type=Text)
+    display_name: str = Field(sa_type=Text)
+    state: BatchState = Field(default=BatchState.INTENT, sa_type=_values(BatchState))
+    lines: int = Field(sa_type=Integer)
+    input_tokens: int = Field(sa_type=BigInteger)
+    """Of all its lines, at their worst."""
+    file: str | None = Field(default=None, sa_type=Text)
+    """`files/…`: the input."""
+    name: str | None = Field(default=None, sa_type=Text)
+    """`batches/…`."""
+    remote_state: str = Field(default="", sa_type=Text)
+    stats: dict[str, int] = Field(default_factory=dict, sa_type=JSON)
+    """A `core.remote.Stats`."""
+    results: str | None = Field(default=None, sa_type=Text)
+    """`files/…`."""
+    place: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    """A `core.remote.Place`: how far the results have been taken."""
+    made_at: float = Field(sa_type=Double)
+    posted_at: float | None = Field(default=None, sa_type=Double)
+    posts: int = Field(default=0, sa_type=Integer)
+    """Creates that may have left."""
+    created_at: float | None = Field(default=None, sa_type=Double)
+    looked_at: float | None = Field(default=None, sa_type=Double)
+    absent_at: float | None = Field(default=None, sa_type=Double)
+    """By the provider's clock: the first complete list, since the last create, that lacked it."""
+    cancelled_at: float | None = Field(default=None, sa_type=Double)
+    """When it was first asked to be cancelled."""
+    ended_at: float | None = Field(default=None, sa_type=Double)
+    reason: str = Field(default="", sa_type=Text)
+    error: str = Field(default="", sa_type=Text)
+
+
 class AttemptRow(SQLModel, table=True):
-    """One request for a task: what was held, what it cost, what came of it."""
+    """One request for a task, or one line of a batch: what was held, what it cost, what came of it."""
 
     __tablename__ = "attempt"
     __table_args__ = (
@@ -285,6 +343,8 @@ class AttemptRow(SQLModel, table=True):
         CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
         CheckConstraint("state = 'settled' OR cost_nanos IS NULL", name="only_settled_costs"),
         CheckConstraint("state = 'settled' OR image_tokens IS NULL", name="only_settled_has_tokens"),
+        CheckConstraint("lane IN ('standard', 'batch')", name="lane"),
+        CheckConstraint("(lane = 'batch') = (batch_row IS NOT NULL)", name="lane_has_batch"),
         # unique: a task has one live attempt
         Index(
             "ix_attempt_in_flight",
@@ -297,6 +357,7 @@ class AttemptRow(SQLModel, table=True):
         Index(None, "job_id", "ended_at"),
         Index(None, "endpoint", "sent_at"),
         Index(None, "endpoint", "changed"),
+        Index(None, "batch_row"),
     )
 
     id: int | None = Field(default=None, sa_type=ID, primary_key=True)
@@ -343,12 +404,14 @@ class AttemptRow(SQLModel, table=True):
     """Its picture was found on disk after a crash."""
     sent_at: float | None = Field(default=None, sa_type=Double)
     """When it was written to the wire, or the latest moment at which that may have been; NULL while nobody knows
-    that it left, and for good where it never did."""
+    that it left, and for good where it never did or went as a line of a batch."""
     pictures: int | None = Field(default=None, sa_type=Integer)
     """Pictures in its answer."""
     account_id: int | None = Field(default=None, sa_type=ID, foreign_key="account.id")
     changed: int = Field(default=0, sa_type=BigInteger)
     """Grows over all attempts with every change of one: who has seen it has seen all that changed before."""
+    batch_row: int | None = Field(default=None, sa_type=ID, foreign_key="batch.id")
+    """The batch it is a line of."""
 
 
 class AllowanceRow(SQLModel, table=True):
@@ -414,4 +477,4 @@ def _table(row: type[SQLModel]) -> Table:
 ledger, job, prompt, recipe = _table(LedgerRow), _table(JobRow), _table(PromptRow), _table(RecipeRow)
 task, attempt, allowance = _table(TaskRow), _table(AttemptRow), _table(AllowanceRow)
 account, quota, pulse = _table(AccountRow), _table(QuotaRow), _table(PulseRow)
-reference, upload = _table(ReferenceRow), _table(UploadRow)
+reference, upload, batch = _table(ReferenceRow), _table(UploadRow), _table(BatchRow)

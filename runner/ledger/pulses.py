@@ -5,10 +5,10 @@ from dataclasses import asdict, replace
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from runner.core.lifecycle import State
-from runner.ledger.claim import cap_of, spend_of
 from runner.ledger.facts import Pulse, Standing, Wish
 from runner.ledger.models import account, job, pulse, recipe, task
 from runner.ledger.quotas import Quotas, standing
+from runner.ledger.reservation import cap_of, spend_of
 
 
 def beat(connection: Connection, name: str, wish: Wish, told: Pulse | None, now: float) -> None:

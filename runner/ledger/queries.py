@@ -12,7 +12,8 @@ from runner.core.lifecycle import AttemptState, State
 from runner.core.pricing import Quote
 from runner.core.reference import Reference
 from runner.core.task import Recipe
-from runner.ledger.claim import FACTS, cap_of, claimed_of, parse_recipe, parse_references, spend_of
+from runner.ledger.batches import IS_OPEN, RECORDS, record_of
+from runner.ledger.claim import FACTS, claimed_of
 from runner.ledger.facts import (
     AccountStatus,
     AttemptRecord,
@@ -26,13 +27,16 @@ from runner.ledger.facts import (
     Pulse,
     TaskRecord,
 )
-from runner.ledger.models import WAITING, attempt, job, prompt, pulse, recipe, reference, task
+from runner.ledger.models import WAITING, attempt, batch, job, prompt, pulse, recipe, reference, task
 from runner.ledger.models import account as accounts
+from runner.ledger.reservation import cap_of, parse_recipe, parse_references, spend_of
 
 BATCH = 1_000
 
 _ATTEMPT = (
+    job.c.name.label("job"),
     attempt.c.token,
+    attempt.c.lane,
     attempt.c.number,
     attempt.c.started_at,
     attempt.c.reserved_nanos,
@@ -78,6 +82,10 @@ def status(connection: Connection, name: str, *, since_utc: float) -> JobStatus:
         pulse=_pulse(connection, row["id"]),
         drafts=None if row["drafts"] is None else _drafts(connection, row["drafts"]),
         finals=tuple(connection.scalars(select(job.c.name).where(job.c.drafts == name).order_by(job.c.name))),
+        batches=tuple(
+            record_of(one)
+            for one in connection.execute(RECORDS.where(IS_OPEN, batch.c.job_id == row["id"])).mappings()
+        ),
         **{column: row[column] for column in _AS_THEY_ARE},
     )
 
@@ -94,11 +102,12 @@ def _drafts(connection: Connection, name: str) -> Drafts | None:
     return None if row is None else Drafts(name, spend_of(row), row["unpriced"], row["uncounted"])
 
 
-def left_to_buy(connection: Connection, name: str) -> dict[tuple[str, str], int]:
-    """Live tasks that have not ended, by size and aspect."""
+def left_to_buy(connection: Connection, name: str, *, submitted: bool = False) -> dict[tuple[str, str], int]:
+    """Live tasks that have not ended, by size and aspect; those in batches too if asked."""
+    states = (*_TO_BUY, State.SUBMITTED) if submitted else _TO_BUY
     rows = connection.execute(
         select(task.c.size, task.c.aspect, func.count())
-        .where(task.c.job_id == job_id(connection, name), task.c.live, task.c.state.in_(_TO_BUY))
+        .where(task.c.job_id == job_id(connection, name), task.c.live, task.c.state.in_(states))
         .group_by(task.c.size, task.c.aspect)
     )
     return {(size, aspect): count for size, aspect, count in rows}
@@ -255,22 +264,29 @@ def stems_elsewhere(connection: Connection, output_root: str, name: str) -> Iter
 
 
 def running(connection: Connection, name: str) -> list[Claimed]:
-    """Attempts that were in flight when the last runner died, oldest first."""
+    """Attempts of the standard lane that were in flight when the last runner died, oldest first."""
+    return in_flight(connection, attempt.c.job_id == job_id(connection, name), attempt.c.lane == "standard")
+
+
+def in_flight(connection: Connection, *of: ColumnElement[bool]) -> list[Claimed]:
+    """Attempts that fit all conditions and have not ended, oldest first."""
     rows = connection.execute(
         select(*(column for column in FACTS if column is not task.c.stem), attempt.c.stem, *_ATTEMPT)
         .select_from(attempt)
+        .join(job, job.c.id == attempt.c.job_id)
         .join(task, task.c.id == attempt.c.task_id)
         .join(prompt, prompt.c.id == task.c.prompt_row)
         .join(recipe, recipe.c.id == task.c.recipe_row)
         .outerjoin(reference, reference.c.id == task.c.reference_row)
-        .where(attempt.c.job_id == job_id(connection, name), literal_column("attempt.state = 'running'"))
+        .where(*of, literal_column("attempt.state = 'running'"))
         .order_by(attempt.c.id)
     ).mappings()
     return [
         claimed_of(
             row,
-            job=name,
+            job=row["job"],
             token=row["token"],
+            lane=row["lane"],
             number=row["number"],
             started_at=row["started_at"],
             quote=Quote(

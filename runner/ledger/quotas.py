@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     ScalarSelect,
+    and_,
     bindparam,
     func,
     insert,
@@ -64,7 +65,8 @@ _FACTS = (
     attempt.c.cost_nanos,
     attempt.c.changed,
 )
-_HERE = attempt.c.endpoint == bindparam("at")
+_HERE = and_(attempt.c.endpoint == bindparam("at"), attempt.c.lane == "standard")
+"""Lines of a batch have limits of their own (gemini-api.md §7.5)."""
 _CHANGED = select(*_FACTS).where(_HERE, attempt.c.changed > bindparam("seen")).order_by(attempt.c.changed)
 _COUNTING = select(*_FACTS).where(_HERE, attempt.c.sent_at > bindparam("since"))
 _LEAVING = select(*_FACTS).where(_HERE, text("attempt.state = 'running'"), attempt.c.sent_at.is_(None))
@@ -79,7 +81,7 @@ _MONTH = select(func.coalesce(func.sum(func.coalesce(attempt.c.cost_nanos, attem
     attempt.c.sent_at <= bindparam("until"),
     attempt.c.state != AttemptState.RELEASED,
 )
-_LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(_HERE)
+_LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(attempt.c.endpoint == bindparam("at"))
 _QUOTA = (
     select(quota)
     .where(quota.c.endpoint == bindparam("at"), or_(quota.c.model == bindparam("of"), quota.c.model == ""))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["live", "sandbox"]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `migrations/versions`; a test compares."""
 
 _PACKAGE = Path(runner.__file__).parent

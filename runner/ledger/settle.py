@@ -4,11 +4,11 @@ The attempt must still be running, or nothing changes: a late or double settle c
 outcome costs and where the task goes from it was decided in `core`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Double, RowMapping, Table, Update, bindparam, delete, func, select, text, update
+from sqlalchemy import Connection, Double, RowMapping, Table, Update, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite.dml import Insert
 
 from runner.core.budget import Spend
@@ -28,14 +28,18 @@ from runner.core.paths import fold
 from runner.core.pricing import Quote, Settlement
 from runner.core.quota import LEAVES_WITHIN_S
 from runner.core.retry import Move
-from runner.ledger.claim import SPEND, one, spend_of
+from runner.ledger.database import storable
 from runner.ledger.enqueue import upsert
 from runner.ledger.facts import Claimed, Settled
 from runner.ledger.models import WAITING, account, allowance, attempt, job, task
 from runner.ledger.quotas import NEXT_CHANGE
+from runner.ledger.reservation import SPEND, one, spend_of
 
 FORGOTTEN_AFTER = 20
 """Answers with fewer pictures than the most that came in one."""
+
+IN_LANE = {"standard": State.RUNNING, "batch": State.SUBMITTED}
+"""Where a task is while an attempt of the lane is open."""
 
 _IN_FLIGHT = attempt.c.state == AttemptState.RUNNING
 _END = (
@@ -48,6 +52,7 @@ _END = (
         attempt.c.job_id,
         attempt.c.task_id,
         attempt.c.account_id,
+        attempt.c.lane,
         attempt.c.reserved_nanos,
         attempt.c.reserved_image_tokens,
     )
@@ -57,7 +62,7 @@ _OF_TASK = select(task.c.state, task.c.live, task.c.tries, task.c.attempts).wher
 )
 _MOVE = (
     update(task)
-    .where(task.c.id == bindparam("row_id"), text("state = 'running'"))
+    .where(task.c.id == bindparam("row_id"), task.c.state == bindparam("was"))
     .values(
         tries=task.c.tries + bindparam("a_try"),
         refused_tries=task.c.refused_tries + bindparam("a_refused"),
@@ -113,13 +118,18 @@ def settle(
         "latency_s": latency_s,
         "adopted": adopted,
     }
-    held = connection.execute(_END, _storable(ended)).mappings().one_or_none()
+    held = connection.execute(_END, storable(ended)).mappings().one_or_none()
     if held is None:
         return Settled(_spend(connection, claimed.job), recorded=False)
     moved = _moved(held, outcome, settlement, move, now)
-    live = connection.execute(_MOVE, {"row_id": held["task_id"], **_storable(moved)}).scalars().all()
+    was = IN_LANE[held["lane"]]
+    row = {"row_id": held["task_id"], "was": was, **storable(moved)}
+    live = connection.execute(_MOVE, row).scalars().all()
     one(len(live))
-    more = {"now": now, **_paid(held, settlement, move, live=live[0])}
+    more = {"now": now, **_paid(held, settlement)}
+    if live[0]:
+        more[f"more_{was}"] -= 1
+        more[f"more_{move.state}"] += 1
     spend = spend_of(connection.execute(_PAY, {"row_id": held["job_id"], **more}).mappings().one())
     if held["account_id"] is not None:
         one(connection.execute(_PAY_THERE, {"row_id": held["account_id"], **more}).rowcount)
@@ -132,9 +142,9 @@ def _spend(connection: Connection, name: str) -> Spend:
 
 
 def _may_have_left_at(claimed: Claimed, settlement: Settlement, now: float) -> float | None:
-    """The last moment at which it may have left, where nobody lived to tell; None where it never did."""
-    released = settlement.state is AttemptState.RELEASED
-    return None if released else min(now, claimed.started_at + LEAVES_WITHIN_S)
+    """The last moment at which it may have left, where nobody lived to tell; None where it never did by itself."""
+    never = settlement.state is AttemptState.RELEASED or claimed.lane == "batch"
+    return None if never else min(now, claimed.started_at + LEAVES_WITHIN_S)
 
 
 def _ended(quote: Quote, outcome: Outcome, settlement: Settlement, move: Move) -> dict[str, Any]:
@@ -207,8 +217,8 @@ def _fields(facts: Usage | Picture) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in facts.__dataclass_fields__}
 
 
-def _paid(held: RowMapping, settlement: Settlement, move: Move, *, live: bool) -> dict[str, int]:
-    """How the job's counters move. What was reserved is what is given up or kept as unknown, never an estimate."""
+def _paid(held: RowMapping, settlement: Settlement) -> dict[str, int]:
+    """How the job's money moves. What was reserved is what is given up or kept as unknown, never an estimate."""
     reserved = (held["reserved_nanos"], held["reserved_image_tokens"])
     settled: tuple[int | None, int | None] = (0, 0)
     unknown: tuple[int | None, int | None] = (0, 0)
@@ -227,9 +237,6 @@ def _paid(held: RowMapping, settlement: Settlement, move: Move, *, live: bool) -
         "uncounted": (None in (settled[1], unknown[1])) - (reserved[1] is None),
         **{state.value: 0 for state in State},
     }
-    if live:
-        more[State.RUNNING.value] -= 1
-        more[move.state.value] += 1
     return {f"more_{name}": value for name, value in more.items()}
 
 
@@ -286,19 +293,9 @@ def _picture(outcome: Outcome) -> Picture | None:
     return outcome.picture if isinstance(outcome, Made | Unusable) else None
 
 
-def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Words of the outside world as both databases can keep them: no half characters, no NUL."""
-    return {
-        name: value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-        if type(value) is str
-        else value
-        for name, value in values.items()
-    }
-
-
 def fail(connection: Connection, task_id: int, reason: str, error: str, *, now: float) -> bool:
     """End a task that waits and can never be sent: no attempt, no money. False if it does not wait any more."""
-    facts = {"state": State.FAILED, "due_at": None, **_storable({"reason": reason, "error": error})}
+    facts = {"state": State.FAILED, "due_at": None, **storable({"reason": reason, "error": error})}
     ended = update(task).where(task.c.id == task_id, WAITING).values(**facts).returning(task.c.job_id)
     job_id = connection.execute(ended).scalar_one_or_none()
     if job_id is None:
@@ -320,7 +317,7 @@ def forgive(connection: Connection, name: str, attempts: Iterable[Claimed], *, n
     for task_id, numbers in burnt.items():
         found = connection.execute(_OF_TASK, {"task_id": task_id}).one()
         back = found.state is State.FAILED and found.attempts == max(numbers)
-        if not found.tries or not (back or found.state in {State.QUEUED, State.RUNNING}):
+        if not found.tries or not (back or found.state in {State.QUEUED, *IN_LANE.values()}):
             continue
         changes: dict[str, Any] = {"tries": max(0, found.tries - len(numbers))}
         if back:

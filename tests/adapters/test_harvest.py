@@ -18,12 +18,12 @@ from blockbuster import BlockBuster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.adapters import uploads
+from runner.adapters import download
 from runner.adapters.answer import read_answer
 from runner.adapters.harvest import CODES, Line, ResultReader, harvest
 from runner.adapters.rejection import Asked
 from runner.adapters.scanner import LineScanner, Spool
-from runner.adapters.uploads import SetbackError, UploadError
+from runner.adapters.setback import SetbackError, UploadError
 from runner.core.catalog import builtin
 from runner.core.errors import LocalFailureError
 from runner.core.lifecycle import (
@@ -596,7 +596,7 @@ def test_the_other_address_is_tried_and_redirects_are_followed_without_the_key()
 
 
 def test_a_silent_download_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "_GAP_S", 0.05)
+    monkeypatch.setattr(download, "_GAP_S", 0.05)
     again = asyncio.Event()
 
     class Silent(Results):

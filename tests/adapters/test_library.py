@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.adapters.library import INLINE_BYTES, MARGIN_S, Library
-from runner.adapters.uploads import (
+from runner.adapters.library import INLINE_BYTES, MARGIN_S, Holdings, Library
+from runner.adapters.setback import (
     ChangedError,
     MissingFileError,
     NoFilesApiError,
@@ -304,6 +304,113 @@ def test_an_upload_that_the_service_lost_is_made_anew_once(shelf: Shelf) -> None
         assert library.parts((a,)) == (Part("image/png", uri="https://h/2"),)
         library.forget(a.sha256)
         assert not library.ready((a,))
+
+    anyio.run(main)
+
+
+# --- for a batch: files that outlive the job ---
+
+LONG_S = 46 * 3600.0
+
+
+def test_what_a_batch_needs_is_made_anew_once_it_is_two_hours_old(shelf: Shelf) -> None:
+    a = shelf.put("a")
+
+    async def main() -> None:
+        library = shelf.library(a, margin_s=LONG_S)
+        await library.prepare((a,))
+        shelf.clock.epoch += 2 * 3600 - 5
+        assert library.ready((a,))
+        assert shelf.library(a, margin_s=LONG_S).ready((a,))
+        shelf.clock.epoch += 10
+        assert not library.ready((a,))
+        assert not shelf.library(a, margin_s=LONG_S).ready((a,))
+        assert shelf.library(a).ready((a,))
+        await library.prepare((a,))
+        assert library.parts((a,)) == (Part("image/png", uri="https://h/2"),)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize(("lifetime_h", "usable_s"), [(47, 3600.0), (46, 7200.0), (3, 5400.0), (-9, 60.0)])
+def test_clocks_that_differ_make_no_upload_last_longer(shelf: Shelf, lifetime_h: int, usable_s: float) -> None:
+    a = shelf.put("a")
+    library = shelf.library(a, margin_s=LONG_S)
+
+    async def main() -> None:
+        shelf.files.lifetime_s = lifetime_h * 3600.0
+        await library.prepare((a,))
+        shelf.clock.epoch += usable_s - 1
+        assert library.ready((a,))
+        shelf.clock.epoch += 2
+        assert not library.ready((a,))
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_may_not_go_inline_is_uploaded_or_fails(shelf: Shelf, known: bool) -> None:
+    a, b = shelf.put("a"), shelf.put("b")
+
+    async def main() -> None:
+        library = shelf.library(inline=False)
+        await library.prepare((a, URI))
+        assert library.ready((a, URI))
+        assert library.parts((a,)) == (Part("image/png", uri="https://h/1"),)
+        shelf.files.trouble = [NoFilesApiError("none")]
+        library = shelf.library(inline=False, files=None if known else shelf.files)
+        reason, message, passing = await failing(library, b)
+        assert (reason, passing) == ("upload_failed", False)
+        assert message == (
+            "this endpoint has no Files API, and the references of a batch cannot go another way: use the "
+            "standard lane, or another endpoint"
+        )
+        await library.prepare((a, URI))
+        assert library.ready((a, URI))
+
+    anyio.run(main)
+
+
+def test_two_libraries_share_what_the_service_holds_each_with_its_own_margin(shelf: Shelf) -> None:
+    a = shelf.put("a")
+    shared = Holdings({})
+    standard = shelf.library(a, remembered=shared)
+    batch = shelf.library(remembered=shared, margin_s=LONG_S, inline=False)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(standard.prepare, (a,))
+            group.start_soon(batch.prepare, (a,))
+        assert shelf.files.sent == ["a"]
+        assert standard.ready((a,))
+        assert batch.ready((a,))
+        shelf.clock.epoch += 3 * 3600
+        assert not batch.ready((a,))
+        await batch.prepare((a,))
+        await standard.prepare((a,))
+        assert shelf.files.sent == ["a", "a"]
+        for library in (standard, batch):
+            assert library.ready((a,))
+            assert library.parts((a,)) == (Part("image/png", uri="https://h/2"),)
+        batch.forget(a.sha256, "https://h/2")
+        assert not standard.ready((a,))
+
+    anyio.run(main)
+
+
+def test_a_file_that_one_library_has_inline_is_uploaded_for_the_other(shelf: Shelf) -> None:
+    a = shelf.put("a")
+    shared = Holdings({})
+    standard, batch = shelf.library(remembered=shared), shelf.library(remembered=shared, inline=False)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(standard.prepare, (a,))
+            group.start_soon(batch.prepare, (a,))
+        assert standard.ready((a,))
+        assert standard.parts((a,)) == (inline("a"),)
+        assert batch.ready((a,))
+        assert batch.parts((a,)) == (Part("image/png", uri="https://h/1"),)
 
     anyio.run(main)
 

@@ -14,16 +14,16 @@ from blockbuster import BlockBuster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.adapters import uploads
-from runner.adapters.uploads import (
+from runner.adapters import resumable
+from runner.adapters.setback import (
     TRIES,
     ChangedError,
-    FilesClient,
     MissingFileError,
     NoFilesApiError,
     PassingError,
     UploadError,
 )
+from runner.adapters.uploads import FilesClient
 from runner.core.errors import UsageError
 from runner.core.reference import Uploaded
 from tests.adapters.files_server import (
@@ -50,7 +50,7 @@ START, FIRST, SECOND, LAST = "start", "upload 0", "upload 1048576", "upload, fin
 @pytest.fixture(autouse=True)
 def small_chunks(no_blocking_calls: BlockBuster, monkeypatch: pytest.MonkeyPatch) -> None:
     """And certificates are read when a client is made, here on the loop."""
-    monkeypatch.setattr(uploads, "CHUNK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(resumable, "CHUNK_BYTES", CHUNK_BYTES)
     for function in no_blocking_calls.functions.values():
         function.can_block_in("runner/adapters/uploads.py", {"__init__"})
 
@@ -127,7 +127,7 @@ def test_a_chunk_is_a_multiple_of_what_the_service_takes(
     grain: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    assert uploads._step(httpx.Headers({"x-goog-upload-chunk-granularity": grain})) == step
+    assert resumable._step(httpx.Headers({"x-goog-upload-chunk-granularity": grain})) == step
 
 
 def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
@@ -363,10 +363,10 @@ def test_the_address_for_the_bytes_is_taken_as_it_is_but_never_unencrypted(
 ) -> None:
     client = FilesClient(base_url=base, key=Hidden())
     if taken:
-        assert client._takes_bytes(named) == taken
+        assert client._exchange.reachable(named) == taken
     else:
         with pytest.raises(UploadError, match="not encrypted"):
-            client._takes_bytes(named)
+            client._exchange.reachable(named)
     asyncio.run(client.aclose())
 
 

@@ -68,3 +68,18 @@ def test_no_model_offers_another_lane_without_a_source():
 def test_a_factor_that_is_none_is_refused(factor: str):
     with pytest.raises((ValueError, ArithmeticError)):
         parse(with_model_lines(f'service_tiers = {{ flex = "{factor}" }}'))
+
+
+def test_enqueued_tokens_are_those_that_are_documented():
+    """gemini-api.md §7.5; of the others nobody says anything, which is not zero."""
+    flash, pro = {1: 1_000_000}, {1: 2_000_000, 2: 270_000_000, 3: 1_000_000_000}
+    assert {id_: model.batch_tokens for id_, model in builtin().models.items()} == {
+        "gemini-3.1-flash-image-preview": flash,
+        "gemini-3.1-flash-image": flash,
+        "gemini-nano-banana-2.1": {},
+        "gemini-3.1-flash-lite-image": {},
+        "gemini-3-pro-image": pro,
+        "gemini-3-pro-image-preview": pro,
+        "gemini-2.5-flash-image": {1: 3_000_000},
+    }
+    assert all("batch tokens [doc" in model.source for model in builtin().models.values() if model.batch_tokens)

@@ -92,6 +92,7 @@ def test_everything_that_shapes_the_picture_changes_the_key():
     "line",
     [
         "lane: batch",
+        "batch: {lines: 1, least: 1}",
         "limits: {rpm: 1, max_tasks: 9}",
         "limits: {tier: 1, tpm: 1, ipm: 1, rpd: 1, in_flight_mb: 1}",
         "limits: {spend_usd_per_10min: 1, spend_usd_per_month: 1, spent_usd_this_month: 1}",

@@ -9,7 +9,16 @@ import yaml
 from runner.core.axes import Dimension
 from runner.core.catalog import Prices, builtin
 from runner.core.limits import Limits
-from runner.core.manifest import Account, Budget, Generation, GivenLimits, PriceOverride, RetryPolicy, parse
+from runner.core.manifest import (
+    Account,
+    BatchSettings,
+    Budget,
+    Generation,
+    GivenLimits,
+    PriceOverride,
+    RetryPolicy,
+    parse,
+)
 from runner.core.matrix import expand
 from tests.core.manifests import MODEL, parsed, tasks
 
@@ -270,3 +279,15 @@ def test_real_prompts_come_back_byte_for_byte(style: str | None):
     made = expand(manifest, builtin())
     assert [task.prompt for task in made] == prompts * 2
     assert len({task.key for task in made}) == 2 * 1632
+
+
+def test_batch_settings_have_the_documented_defaults():
+    settings = parsed().batch
+    assert settings == BatchSettings(30.0, 900.0, 500, 1_000_000_000, None, 100, 20)
+    assert (settings.slowest_poll_s, settings.cancel_s) == (300.0, 300.0)
+
+
+def test_batch_settings_are_what_was_written():
+    written = "batch: {poll_s: 1.5, settle_s: 60, lines: 10000, output_mb: 3, tokens: 7, jobs: 2, least: 1}"
+    assert parsed(written).batch == BatchSettings(1.5, 60.0, 10_000, 3_000_000, 7, 2, 1)
+    assert parsed("batch: {least: 5}").batch == BatchSettings(least=5)

@@ -11,8 +11,8 @@ from tests.core.manifests import manifest_text, problems
 
 PRO = "model: gemini-3-pro-image"
 ALL_FIELDS = (
-    "job, model, prompts, matrix, variants, generation, lane, limits, budget, retry, prices, verify, keep, drafts "
-    "or output"
+    "job, model, prompts, matrix, variants, generation, lane, batch, limits, budget, retry, prices, verify, keep, "
+    "drafts or output"
 )
 
 
@@ -32,6 +32,16 @@ ALL_FIELDS = (
         ("variants: " + "9" * 5000, f"4:11: the number {'9' * 60}… is too large: at most 1,000,000,000,000,000"),
         ("verify: deep", "4:9: expected structure or full, got the text 'deep'"),
         ("lane: fast", "4:7: expected standard, batch or auto, got the text 'fast'"),
+        ("batch: 5", "4:8: expected a mapping, got the number 5"),
+        ("batch: {poll: 5}", "4:9: unknown field 'poll': did you mean 'poll_s'?"),
+        ("batch: {poll_s: 0}", "4:17: expected a number of seconds from 1 to 86400, got the number 0"),
+        ("batch: {settle_s: 15m}", "4:19: expected a number of seconds from 1 to 86400, got the text '15m'"),
+        ("batch: {lines: 0}", "4:16: expected a whole number of at least 1, got 0"),
+        ("batch: {lines: 10001}", "4:16: the number 10001 is too large: at most 10,000"),
+        ("batch: {output_mb: 1GB}", "4:20: expected a whole number of at least 1, got the text '1GB'"),
+        ("batch: {tokens: 1e6}", "4:17: expected a whole number of at least 1, got the number 1e6"),
+        ("batch: {jobs: 0}", "4:15: expected a whole number of at least 1, got 0"),
+        ("batch: {least: -1}", "4:16: expected a whole number of at least 1, got -1"),
         # limits, retry
         ("limits: 5", "4:9: expected a mapping, got the number 5"),
         ("limits: {rps: 1}", "4:10: unknown field 'rps': did you mean 'rpm'?"),

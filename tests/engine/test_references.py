@@ -19,7 +19,7 @@ from runner.core.retry import RetryPolicy
 from runner.core.task import Recipe, TaskSpec
 from runner.engine.pool import Pool, Terms
 from runner.engine.ports import Unsendable
-from runner.ledger import JobSpec, Ledger, Wish
+from runner.ledger import JobSpec, Ledger, Reader, Wish
 from tests.driven import DrivenClock, drive
 from tests.fakes import DrivenLedger, MemoryStore, ScriptedProvider, pictured
 from tests.windows import worst_window
@@ -149,6 +149,17 @@ def test_the_next_references_are_made_ready_while_others_render(tmp_path):
     _, status, took_s = Bench(tmp_path, specs, shelf=Shelf(takes_s=10.0), latency_s=10.0, concurrency=1).run()
     assert status.tasks[State.SUCCEEDED] == 8
     assert took_s < 8 * 10 + 25  # one after the other would be 160 s
+
+
+def test_a_ledger_that_cannot_be_read_ahead_is_no_bug_while_claims_succeed(tmp_path, monkeypatch):
+    def fails(*_args):
+        raise LocalFailureError("the ledger cannot be read")
+
+    monkeypatch.setattr(Reader, "coming_references", fails)
+    specs = [spec(n, [reference("ab"[n % 2])]) for n in range(6)]
+    ending, status, _ = Bench(tmp_path, specs, shelf=Shelf()).run()
+    assert ending.halted is None
+    assert status.tasks[State.SUCCEEDED] == 6
 
 
 @pytest.mark.parametrize("reason", ["reference_changed", "reference_missing", "upload_failed"])

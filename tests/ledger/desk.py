@@ -1,22 +1,41 @@
 """A ledger in a folder, driven by hand: specs, outcomes as they come, and the verbs on plain connections."""
 
 import hashlib
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from runner.core.batching import Load
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
 from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Usage
 from runner.core.limits import Limits
 from runner.core.pricing import PriceSheet, settlement, sheet
+from runner.core.reference import Reference
+from runner.core.remote import Remote
 from runner.core.retry import RetryPolicy, Tries, decide
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger import Claim, Claimed, Counters, Enqueued, JobSpec, Ledger, Settled, Wish, queries
+from runner.ledger import (
+    BatchRecord,
+    Claim,
+    Claimed,
+    Counters,
+    Enqueued,
+    JobSpec,
+    Ledger,
+    Settled,
+    Submission,
+    Submitted,
+    Wish,
+    batch_queries,
+    batches,
+    queries,
+)
 from runner.ledger.claim import claim
 from runner.ledger.database import reading, writing
 from runner.ledger.enqueue import enqueue
@@ -25,6 +44,7 @@ from runner.ledger.settle import settle
 
 RECIPE = Recipe("gemini-3.1-flash-image-preview", thinking="minimal")
 SHEET = sheet(builtin().models[RECIPE.model], "standard")
+BATCH_SHEET = sheet(builtin().models[RECIPE.model], "batch")
 WISH = Wish("https://example.test", RECIPE.model, Limits(rpm=10**9))
 """No limit that these tests could meet."""
 PICTURE_NANOS = 20 * 250 + 380 * 1_500 + 1_120 * 60_000
@@ -71,6 +91,19 @@ def made(claimed: Claimed, said: Answer | None = None) -> Made:
     return Made(said or answer(), Picture(f"{claimed.stem}.png", "a" * 64, 1_000, "image/png", 1024, 1024))
 
 
+REMOTE = Remote("batches/b1", state="PENDING", created_utc=1_005.0)
+
+
+@cache
+def _blank() -> bytes:
+    """A new live ledger, made once: migrations take longer than most tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        Ledger.open(f"sqlite:///{path}", "live", now_utc=0.0).close()
+        assert not path.with_name("ledger.db-wal").exists()
+        return path.read_bytes()
+
+
 @dataclass
 class Desk:
     """One ledger and one job at it."""
@@ -87,7 +120,7 @@ class Desk:
     def at(cls, folder: Path) -> "Desk":
         """A new live ledger in `folder`."""
         path = folder / "ledger.db"
-        Ledger.open(f"sqlite:///{path}", "live", now_utc=0.0).close()
+        path.write_bytes(_blank())
         return cls(path)
 
     @property
@@ -122,14 +155,14 @@ class Desk:
             return self.claim_in(connection, cap, price)
 
     def claim_in(self, connection: Connection, cap: Cap | None = None, price: PriceSheet = SHEET) -> Claim:
-        self.tokens += 1
+        token = self.new_token()
         return claim(
             connection,
             self.name,
             now=self.now,
             sheet=price,
             cap=cap or Cap(),
-            token=f"{self.tokens:032x}",
+            token=token,
             wish=self.wish,
             quotas=self.quotas,
         )
@@ -138,6 +171,55 @@ class Desk:
         found = self.claim(**choices)
         assert isinstance(found, Claimed), found
         return found
+
+    def submit(
+        self,
+        cap: Cap | None = None,
+        *,
+        load: Load | None = None,
+        price: PriceSheet = BATCH_SHEET,
+        weigh: Callable[[str, str], int] = lambda _size, _aspect: 0,
+        ready: Callable[[Sequence[Reference]], bool] = lambda wanted: not wanted,
+    ) -> Submission:
+        with self.write() as connection:
+            return batches.submit(
+                connection,
+                self.name,
+                now=self.now,
+                sheet=price,
+                cap=cap or Cap(),
+                wish=self.wish,
+                load=load or Load(),
+                weigh=weigh,
+                ready=ready,
+                policy_attempts=self.policy.attempts,
+                new_token=self.new_token,
+            )
+
+    def new_token(self) -> str:
+        self.tokens += 1
+        return f"{self.tokens:032x}"
+
+    def submitted(self, **choices) -> Submitted:
+        found = self.submit(**choices)
+        assert isinstance(found, Submitted), found
+        return found
+
+    def posting(self, token: str) -> bool:
+        with self.write() as connection:
+            return batches.posting(connection, token, "files/in", now=self.now)
+
+    def created(self, token: str, remote: Remote = REMOTE) -> bool:
+        with self.write() as connection:
+            return batches.created(connection, token, remote, now=self.now)
+
+    def over(self, token: str, reason: str = "", error: str = "") -> bool:
+        with self.write() as connection:
+            return batches.over(connection, token, reason, error, now=self.now)
+
+    def batch(self, token: str) -> BatchRecord:
+        with self.read() as connection:
+            return next(one for one in batch_queries.batches(connection, self.name) if one.token == token)
 
     def settle(self, claimed: Claimed, outcome: Outcome | None = None, *, price=SHEET, adopted=False) -> Settled:
         with self.write() as connection:

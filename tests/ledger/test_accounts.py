@@ -20,10 +20,20 @@ from runner.core.lifecycle import AttemptState, Lost, Unreached
 from runner.core.pricing import PriceSheet, settlement
 from runner.core.quota import LANDED_S
 from runner.core.retry import RetryPolicy, Tries, decide
-from runner.ledger import AccountSpec, AccountStatus, Claimed, Empty, Held, Ledger, OverBudget, agreed_cap, queries
-from runner.ledger import claim as claiming
-from runner.ledger.claim import LOOK_S
+from runner.ledger import (
+    AccountSpec,
+    AccountStatus,
+    Claimed,
+    Empty,
+    Held,
+    Ledger,
+    OverBudget,
+    agreed_cap,
+    queries,
+    reservation,
+)
 from runner.ledger.enqueue import enqueue
+from runner.ledger.reservation import LOOK_S
 from tests.ledger.desk import PICTURE_NANOS, SHEET, WISH, Desk, job, made, specs
 from tests.ledger.test_claim import WORST, worst
 from tests.ledger.test_machine import outcomes
@@ -114,7 +124,7 @@ def test_the_jobs_own_cap_is_named_first(firm):
 
 
 def test_the_update_itself_refuses_what_the_account_cannot_take(firm, monkeypatch):
-    monkeypatch.setattr(claiming, "fits", lambda *_: True)
+    monkeypatch.setattr(reservation, "fits", lambda *_: True)
     desk = firm.join("one", Cap(worst(0) - 1))
     with pytest.raises(RuntimeError, match="0 rows changed where one had to"):
         desk.claim()

@@ -6,7 +6,7 @@ from runner.core.catalog import Prices
 from runner.core.lifecycle import Faulted, Usage
 from runner.core.pricing import PriceSheet
 from runner.core.task import Recipe
-from runner.ledger import Claimed, Empty, OverBudget, Waiting
+from runner.ledger import Claimed, Empty, OverBudget, Waiting, reservation
 from runner.ledger import claim as claiming
 from runner.ledger.queries import running
 from tests.ledger.desk import RECIPE, answer, made, spec, specs
@@ -93,7 +93,7 @@ def test_a_nano_dollar_short_is_over_budget_and_changes_nothing(desk):
 
 def test_the_update_itself_refuses_what_does_not_fit(desk, monkeypatch):
     """The guard stands in SQL too: arithmetic that is fooled cannot pass the cap."""
-    monkeypatch.setattr(claiming, "fits", lambda *_: True)
+    monkeypatch.setattr(reservation, "fits", lambda *_: True)
     desk.enqueue(specs(1))
     for cap in (Cap(nanos=worst(0) - 1), Cap(image_tokens=1_119)):
         with pytest.raises(RuntimeError, match="0 rows changed where one had to"):

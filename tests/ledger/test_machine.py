@@ -1,15 +1,20 @@
 """Any order of verbs, any outcome, any crash: counters are their recount, spend its attempts, the cap holds."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from sqlalchemy import Connection
 
+from runner.core.batching import Load
 from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import (
+    BatchState,
     Faulted,
     Interrupted,
     Invalid,
@@ -24,9 +29,10 @@ from runner.core.lifecycle import (
     Unusable,
     Usage,
 )
+from runner.core.remote import Place, Remote
 from runner.core.retry import RetryPolicy
-from runner.ledger import Claimed, Empty, OverBudget, Waiting, queries
-from tests.ledger.desk import Desk, answer, made, spec
+from runner.ledger import Claimed, Empty, OverBudget, Submitted, TooFew, Waiting, batch_queries, batches, queries
+from tests.ledger.desk import BATCH_SHEET, SHEET, Desk, answer, made, spec
 
 TASKS = 6
 STEP_NANOS = 70_000_000
@@ -59,6 +65,29 @@ outcomes: st.SearchStrategy[Outcome | Callable[[Claimed], Outcome]] = st.one_of(
 )
 
 
+LANES = {State.RUNNING: "standard", State.SUBMITTED: "batch"}
+
+STEPS: dict[str, tuple[BatchState | None, ...]] = {
+    "post": (BatchState.CREATING, BatchState.INTENT),
+    "unpost": (BatchState.INTENT, BatchState.CREATING),
+    "create": (BatchState.CREATED, BatchState.CREATING),
+    "look": (None, BatchState.CREATED),
+    "cancel": (None, BatchState.CREATED),
+    "take": (None, BatchState.CREATED),
+    "end": (BatchState.OVER, BatchState.INTENT, BatchState.CREATING, BatchState.CREATED),
+}
+"""Where it leads, and from where."""
+VERBS: dict[str, Callable[[Connection, str], bool]] = {
+    "post": lambda connection, token: batches.posting(connection, token, "files/x", now=1.0),
+    "unpost": lambda connection, token: batches.unposted(connection, token, now=1.0),
+    "create": lambda connection, token: batches.created(connection, token, Remote(f"batches/{token}"), now=1.0),
+    "look": lambda connection, token: batches.looked(connection, token, Remote(f"batches/{token}"), now=1.0),
+    "cancel": lambda connection, token: batches.cancelling(connection, token, now=1.0),
+    "take": lambda connection, token: batches.taken(connection, token, Place(1, 2, "x")),
+    "end": lambda connection, token: batches.over(connection, token, "ended", "", now=1.0),
+}
+
+
 class LedgerMachine(RuleBasedStateMachine):
     flying = Bundle("flying")
     landed = Bundle("landed")
@@ -70,6 +99,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.desk.policy = RetryPolicy(attempts=2, refused=2)
         self.cap = Cap(nanos=cap * STEP_NANOS, image_tokens=cap * 1_200) if capped else Cap()
         self.out: dict[str, Claimed] = {}
+        self.batches: dict[str, BatchState] = {}
         self.settled = self.unknown = self.overrun = self.overrun_tokens = 0
         self.desk.enqueue([spec(n) for n in range(TASKS)])
 
@@ -108,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
         match found:
             case Claimed():
                 assert found.key not in {other.key for other in self.out.values()}
-                assert found.key == self.due()[0]
+                assert found.key == self.due(found)[0]
                 self.out[found.token] = found
                 return found
             case OverBudget():
@@ -117,21 +147,68 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert self.due() == []
                 assert (found.next_due is None) == (before.tasks["queued"] == 0)
             case Empty():
-                assert before.tasks["queued"] == before.tasks["running"] == 0
+                assert before.tasks["queued"] == before.tasks["running"] == before.tasks["submitted"] == 0
         assert self.desk.counters() == before
         return multiple()
 
-    def due(self):
-        """Keys that may be claimed, in order; called before or after a claim that took the first."""
-        taken = {claimed.key for claimed in self.out.values()}
+    @rule(target=flying, lines=st.integers(1, TASKS), least=st.integers(1, 3), jobs=st.integers(1, 4))
+    def submit(self, lines, least, jobs):
+        before = self.desk.counters()
+        found = self.desk.submit(self.cap, load=Load(lines=lines, least=least, jobs=jobs))
+        match found:
+            case Submitted():
+                due = self.due(*found.attempts)
+                keys = [one.key for one in found.attempts]
+                assert keys == [key for key in due if key in keys]
+                assert not {one.key for one in self.out.values()} & set(keys)
+                assert len(keys) <= lines
+                self.out.update({one.token: one for one in found.attempts})
+                self.batches[found.batch.token] = BatchState.INTENT
+                return multiple(*found.attempts)
+            case TooFew():
+                assert least > 1
+                assert self.due() != []
+            case OverBudget():
+                assert found.key == self.due()[0]
+        assert self.desk.counters() == before
+        return multiple()
+
+    def due(self, *taken: Claimed):
+        """Keys that may be claimed, in order; `taken` were a moment ago."""
+        keys = [one.key for one in taken]
         with self.desk.read() as connection:
             rows = connection.exec_driver_sql(
-                "SELECT key FROM task WHERE live AND (due_at IS NULL OR due_at <= ?) "
-                "AND (state = 'queued' OR (state = 'running' AND key NOT IN (SELECT value FROM json_each(?)))) "
-                "ORDER BY position",
-                (self.desk.now, "[" + ",".join(f'"{key}"' for key in taken) + "]"),
+                "SELECT key FROM task WHERE live AND ((state = 'queued' AND (due_at IS NULL OR due_at <= ?)) "
+                "OR key IN (SELECT value FROM json_each(?))) ORDER BY position",
+                (self.desk.now, json.dumps(keys)),
             )
             return [key for (key,) in rows]
+
+    @rule(
+        pick=st.integers(0, 9), step=st.sampled_from(["post", "unpost", "create", "look", "cancel", "take", "end"])
+    )
+    def step(self, pick, step):
+        """A verb about a batch changes it where it is in place, and nothing else ever."""
+        if not self.batches:
+            return
+        token = list(self.batches)[pick % len(self.batches)]
+        state, before = self.batches[token], self.desk.counters()
+        if step == "end" and any(one.token in self.out for one in self.open_lines(token)):
+            with pytest.raises(RuntimeError, match="not all its attempts"):
+                self.desk.over(token)
+            return
+        into, *of = STEPS[step]
+        with self.desk.write() as connection:
+            done = VERBS[step](connection, token)
+        assert done == (state in of)
+        if done:
+            self.batches[token] = into or state
+        assert self.desk.batch(token).state is self.batches[token]
+        assert self.desk.counters() == before
+
+    def open_lines(self, token):
+        with self.desk.read() as connection:
+            return batch_queries.batch_attempts(connection, token)
 
     @rule(target=landed, claimed=consumes(flying), outcome=outcomes)
     def settle(self, claimed, outcome):
@@ -143,7 +220,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def end(self, claimed, outcome):
         before = self.desk.counters().spend
-        assert self.desk.settle(claimed, outcome).recorded
+        price = BATCH_SHEET if claimed.lane == "batch" else SHEET
+        assert self.desk.settle(claimed, outcome, price=price).recorded
         after = self.desk.counters().spend
         reserved = claimed.quote.nanos
         assert after.reserved == before.reserved - reserved
@@ -169,10 +247,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(adopt=st.booleans())
     def crash(self, adopt):
-        """The runner dies; the next one explains every attempt it finds, the first perhaps by its picture."""
+        """The runner dies; the next one explains every attempt it finds, the first perhaps by its picture.
+
+        Batches go on without it.
+        """
         with self.desk.read() as connection:
             left = queries.running(connection, self.desk.name)
-        assert left == list(self.out.values())
+        assert left == [one for one in self.out.values() if one.lane == "standard"]
         for claimed in left:
             self.end(claimed, made(claimed) if adopt else Lost("crashed", "the runner died"))
             adopt = False
@@ -196,10 +277,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_task_has_one_live_attempt_and_a_success_its_picture(self):
-        running = sorted(one.key for one in self.desk.attempts() if one.state == "running")
+        running = sorted((one.key, one.lane) for one in self.desk.attempts() if one.state == "running")
         tasks = self.desk.tasks(orphaned=True)
-        assert running == sorted(task.key for task in tasks if task.state is State.RUNNING)
+        assert running == sorted((task.key, LANES[task.state]) for task in tasks if task.state in LANES)
         assert all((task.path is not None) == (task.state is State.SUCCEEDED) for task in tasks)
+
+    @invariant()
+    def what_is_open_of_each_batch_is_what_was_not_settled(self):
+        lines = [one for token in self.batches for one in self.open_lines(token)]
+        assert lines == [one for one in self.out.values() if one.lane == "batch"]
 
     def teardown(self):
         if hasattr(self, "folder"):

@@ -19,8 +19,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
@@ -72,9 +72,9 @@ def newer_program(tmp_path, monkeypatch):
     def release(more="pass"):
         package = tmp_path / "release%20"  # a per cent sign must not be read as interpolation
         shutil.copytree(MIGRATIONS, package / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-        (package / "migrations/versions/0004_next.py").write_text(NEXT.format(more=more))
+        (package / "migrations/versions/0005_next.py").write_text(NEXT.format(more=more))
         monkeypatch.setattr(schema, "_PACKAGE", package)
-        monkeypatch.setattr(schema, "HEAD", "0004")
+        monkeypatch.setattr(schema, "HEAD", "0005")
 
     return release
 
@@ -86,12 +86,54 @@ def test_an_older_ledger_is_upgraded_after_a_backup_copy(desk, newer_program):
 
     Ledger.open(desk.url, "live", now_utc=1_800_000_000.0).close()
 
-    assert identify(desk.path).revision == "0004"
+    assert identify(desk.path).revision == "0005"
     assert desk.counters() == before
-    copy = desk.path.with_name("ledger.db.backup-0003-20270115T080000Z")
-    assert identify(copy) == schema.Identity("0003", "live")
+    copy = desk.path.with_name("ledger.db.backup-0004-20270115T080000Z")
+    assert identify(copy) == schema.Identity("0004", "live")
     assert Desk(copy).counters() == before
     assert sorted(path.name for path in desk.path.parent.glob("*.backup-*")) == [copy.name]
+
+
+def test_an_upgrade_to_the_batch_lane_keeps_every_attempt(tmp_path):
+    """All that an older ledger knows was bought one by one."""
+    path = tmp_path / "ledger.db"
+    (tmp_path / "now").mkdir()
+    with writing(path, create=True).connect() as connection:
+        set_up_file(connection)
+        with connection.begin():
+            migrate(connection, "0003")
+            connection.exec_driver_sql("INSERT INTO ledger (id, kind, created_at) VALUES (1, 'live', 0)")
+    desk = Desk(path, tokens=100)
+    fill_as_0003(path)
+
+    Ledger.open(desk.url, "live", now_utc=0.0).close()
+
+    assert identify(path).revision == HEAD
+    kept = desk.counters()
+    assert (kept.tasks["succeeded"], kept.tasks["running"], kept.tasks["queued"]) == (1, 1, 1)
+    assert (kept.spend.settled, kept.spend.reserved) == (40, 50)
+    assert [(one.lane, one.state) for one in desk.attempts()] == [("standard", "settled"), ("standard", "running")]
+    (running,) = Ledger.read(desk.url).running("job")
+    desk.settle(running)
+    assert [one.lane for one in desk.submitted().attempts] == ["batch"]
+
+
+def fill_as_0003(path: Path) -> None:
+    """A picture, a request in flight, and a task that waits, as the third revision writes them."""
+    now = Desk.at(path.parent / "now")
+    now.enqueue(specs(3))
+    now.settle(now.claimed())
+    now.claimed()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ATTACH ? AS now", (str(now.path),))
+        for table in ("prompt", "recipe", "job", "task", "attempt"):
+            names = ", ".join(row[1] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+            connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM now.{table}")
+        connection.execute("UPDATE attempt SET cost_nanos = 40 WHERE state = 'settled'")
+        connection.execute("UPDATE task SET cost_nanos = 40 WHERE state = 'succeeded'")
+        connection.execute("UPDATE attempt SET reserved_nanos = 50 WHERE state = 'running'")
+        connection.execute("UPDATE job SET settled_nanos = 40, reserved_nanos = 50")
+    connection.close()
 
 
 def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(desk, newer_program):
@@ -103,7 +145,7 @@ def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(desk, newer_program):
         Ledger.open(desk.url, "live", now_utc=0.0)
 
     assert structure(desk.path) == before
-    assert identify(desk.path).revision == "0003"
+    assert identify(desk.path).revision == "0004"
 
 
 def test_an_upgrade_that_would_break_references_is_taken_back(desk, newer_program):
@@ -113,7 +155,7 @@ def test_an_upgrade_that_would_break_references_is_taken_back(desk, newer_progra
     with pytest.raises(LedgerError, match="break references"):
         Ledger.open(desk.url, "live", now_utc=0.0)
 
-    assert identify(desk.path).revision == "0003"
+    assert identify(desk.path).revision == "0004"
     assert desk.counters().tasks["queued"] == 3
 
 
@@ -122,16 +164,16 @@ def test_no_migration_under_a_live_runner(desk, newer_program):
         newer_program()
         with pytest.raises(LedgerError, match="another run is using it"):
             Ledger.open(desk.url, "live", now_utc=0.0, upgrade_patience_s=0.0)
-        assert identify(desk.path).revision == "0003"
+        assert identify(desk.path).revision == "0004"
     Ledger.open(desk.url, "live", now_utc=0.0).close()
-    assert identify(desk.path).revision == "0004"
+    assert identify(desk.path).revision == "0005"
 
 
 def test_readers_of_an_older_ledger_say_what_to_do(desk, newer_program):
     newer_program()
     with pytest.raises(LedgerError, match="the next `bulkrender run` upgrades it"):
         Ledger.read(desk.url)
-    assert identify(desk.path).revision == "0003"
+    assert identify(desk.path).revision == "0004"
 
 
 def test_a_newer_ledger_is_refused_by_all(desk):

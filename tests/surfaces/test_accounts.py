@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.app import plan
+from runner.app import before
 from runner.app.reports import read_status
 from runner.app.settings import Options
 from runner.ledger import Ledger
@@ -107,7 +107,7 @@ def test_another_cap_for_a_known_account_is_refused_and_nothing_recorded(live, w
 
 def test_a_refusal_that_only_the_transaction_sees_is_exit_2_and_records_nothing(live, write, home, monkeypatch):
     live("run", write("one"))
-    monkeypatch.setattr(plan, "agreed_cap", lambda spec, _: spec.cap)  # another run changed it after the look
+    monkeypatch.setattr(before, "agreed_cap", lambda spec, _: spec.cap)  # another run changed it after the look
     result = live("run", write("two", "budget: {usd: 2, account: acme}"))
     assert result.code == 2
     assert "$1.00 in the ledger" in result.err

@@ -31,6 +31,8 @@ CAPABILITIES = {
     "finals",
     "zip",
     "settings",
+    "batch",
+    "auto",
 }
 
 here = pytest.mark.skipif(not SHARED.exists(), reason="the prompt collections are not beside this repository")
@@ -66,7 +68,7 @@ def test_every_example_is_planned_within_its_cap(command, jobs, example):
 
 def test_every_example_is_rendered_and_arrives_as_it_was_expanded(command, jobs, home):
     paths = [jobs / example.name for example in EXAMPLES]
-    result = command("run", *paths, *CALM, "--rpm", "100000", "--json")
+    result = command("run", *paths, *CALM, "--lane", "standard", "--rpm", "100000", "--json")
     answer = json.loads(result.out)
     wanted = {path: expanded(path) for path in paths}
     assert [one["tasks"]["succeeded"] for one in answer["jobs"]] == [len(wanted[path]) for path in paths], (
@@ -85,6 +87,15 @@ def test_every_example_is_rendered_and_arrives_as_it_was_expanded(command, jobs,
     again = json.loads(command("run", *paths, *CALM, "--json").out)
     assert again["exit_code"] == 0
     assert len(list(arrived(home))) == len(sent)
+
+
+def test_the_example_of_a_batch_is_rendered_at_half_the_price(command, jobs):
+    path = jobs / "batch.yaml"
+    path.write_text(path.read_text().replace("poll_s: 5", "poll_s: 1"))
+    prices = json.loads(command("plan", path, "--sandbox", "--json").out)["lanes"]
+    answer = json.loads(command("run", path, *CALM, "--sandbox-speed", "100", "--json").out)
+    assert answer["tasks"]["succeeded"] == answer["tasks"]["total"] == 6
+    assert 0 < float(answer["spend"]["usd"]) < float(prices["batch"]["max_usd"]) < float(prices["standard"]["usd"])
 
 
 def test_pictures_of_the_kept_model_are_not_bought_again(command, jobs):

@@ -64,7 +64,7 @@ def test_chosen_drafts_become_finals_whose_money_is_added_up(live, mugs, home):
     made = live("promote", "mugs", "--pick", "best.txt", "--set", "size=1K", "--set", "thinking=high", "--json")
     answer = json.loads(made.out)
     assert made.code == 0
-    assert answer["tasks"] == {"total": 2, "new": 2, "retry": 0, "done": 0, "orphaned": 0}
+    assert answer["tasks"] == {"total": 2, "new": 2, "retry": 0, "done": 0, "submitted": 0, "orphaned": 0}
     assert (answer["job"], answer["drafts"], answer["fits"]) == ("mugs-final", "mugs", True)
     assert answer["account"]["name"] == "acme"
     assert answer["command"] == "bulkrender run jobs/mugs-final.yaml"

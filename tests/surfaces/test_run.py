@@ -41,7 +41,7 @@ def test_a_plan_buys_nothing_and_changes_nothing(live, manifest, home, bought):
     answer = json.loads(result.out)
     worst = 2 * (747 * IMAGE + 1_500 * TEXT + 5 * INPUT)
     assert result.code == 0
-    assert answer["tasks"] == {"total": 2, "new": 2, "retry": 0, "done": 0, "orphaned": 0}
+    assert answer["tasks"] == {"total": 2, "new": 2, "retry": 0, "done": 0, "submitted": 0, "orphaned": 0}
     assert Decimal(answer["projected"]["max_usd"]) == Decimal(worst) / 10**9
     assert Decimal(answer["projected"]["usd"]) < Decimal(answer["projected"]["max_usd"])
     assert answer["projected"]["image_tokens"] == 2 * 747
@@ -64,7 +64,7 @@ def test_a_run_ends_with_pictures_a_receipt_and_the_objects_of_the_design(live, 
     assert result.code == 0
     design = ["job", "tasks", "spend", "cap", "halted", "reason", "exit_code"]
     assert [name for name in answer if name in design] == design
-    assert answer.keys() - set(design) == {"account", "holding", "drafts", "finals"}
+    assert answer.keys() - set(design) == {"account", "holding", "drafts", "finals", "batches"}
     assert answer["tasks"] == {
         "total": 2, "queued": 0, "running": 0, "submitted": 0, "succeeded": 2, "refused": 0, "failed": 0,
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_an_edited_manifest_buys_only_the_difference(live, manifest, home, bough
     count = len(bought())
     wider = manifest(size="[512, 1K]")
     planned = json.loads(live("plan", wider, "--json").out)
-    assert planned["tasks"] == {"total": 4, "new": 2, "retry": 0, "done": 2, "orphaned": 0}
+    assert planned["tasks"] == {"total": 4, "new": 2, "retry": 0, "done": 2, "submitted": 0, "orphaned": 0}
     live("run", wider)
     assert len(bought()) == count + 2
     assert len(pictures(home)) == 4

@@ -1,0 +1,124 @@
+"""When it would be done on the standard lane, and until when that lane can be put off before a deadline."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.app.campaign import Campaign
+from runner.app.settings import Settings
+from runner.app.tally import Needs
+from runner.core.calendar import day_turns, month_turns
+from runner.core.forecast import Batch, Forecast, Past, forecast
+from runner.core.limits import SPEND_WINDOW_S, Limits
+from runner.engine.outlook import past_of
+from runner.ledger import Reader, Wish
+
+NEAR_S = 60.0
+"""The latest start is found to within so much, on the early side."""
+ROUNDS = 20
+"""Halvings at most: enough for a deadline two years away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A time by which all is to be done, and what the standard lane has to do with it."""
+
+    by_utc: float
+    standard_from_utc: float | None
+    """When batches have to be cancelled at the latest so that the standard lane can buy all of it in time; None
+    where it could not even if it began now."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the standard lane alone would be done in time."""
+        return self.standard_from_utc is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What forecasts of one model are made of."""
+
+    batches: Sequence[Batch]
+    limits: Limits
+    past: Past
+
+
+class Outlook:
+    """Forecasts of the standard lane, all limits, a usual answer's time and one try each."""
+
+    def __init__(self, campaign: Campaign, reader: Reader | None, settings: Settings, now_utc: float) -> None:
+        """As things stand at `now_utc`; reads what counts already."""
+        self._now, self._latency_s = now_utc, settings.usual_latency_s
+        self._cancel_s = campaign.manifest.batch.cancel_s
+        self._standing: Mapping[str, tuple[Limits, Past]] = {
+            model: _standing(campaign, reader, settings, model, now_utc) for model in campaign.models
+        }
+
+    def finish(self, needs: Mapping[str, Needs]) -> Forecast | None:
+        """The earliest finish, of the model done last; None where there is nothing to buy."""
+        return self._from(self._models(needs), self._now)
+
+    def deadline(self, needs: Mapping[str, Needs], by_utc: float) -> Deadline:
+        """Until when the standard lane can be put off if it may have to buy all of `needs`."""
+        models, now = self._models(needs), self._now
+
+        def in_time(start: float) -> bool:
+            return start + _seconds(self._from(models, start)) <= by_utc
+
+        if not in_time(now):
+            return Deadline(by_utc, None)
+        start = latest(in_time, now, by_utc)
+        return Deadline(by_utc, max(now, start - self._cancel_s))
+
+    def _models(self, needs: Mapping[str, Needs]) -> list[_Model]:
+        return [_Model(of_model.batches, *self._standing[model]) for model, of_model in needs.items()]
+
+    def _from(self, models: Sequence[_Model], start: float) -> Forecast | None:
+        forecasts = (
+            forecast(one.batches, *self._at(one, start), now=start, latency_s=self._latency_s) for one in models
+        )
+        return max(forecasts, key=_lateness, default=None)
+
+    def _at(self, model: _Model, start: float) -> tuple[Limits, Past]:
+        """What will count at `start` if nothing is sent before."""
+        limits, past = model.limits, model.past
+        since = start - SPEND_WINDOW_S
+        past = replace(
+            past,
+            sent=[(at, need) for at, need in past.sent if at > since],
+            spend=[(at, nanos) for at, nanos in past.spend if at > since],
+        )
+        if start >= day_turns(self._now):
+            past = replace(past, day=0)
+        if start >= month_turns(self._now):
+            limits, past = replace(limits, month_elsewhere_nanos=0), replace(past, month_nanos=0)
+        return limits, past
+
+
+def _standing(
+    campaign: Campaign, reader: Reader | None, settings: Settings, model: str, now_utc: float
+) -> tuple[Limits, Past]:
+    if reader is None:
+        return campaign.limits, Past()
+    standing = reader.standing(Wish(settings.endpoint, model, campaign.limits), now=now_utc)
+    return standing.limits, past_of(standing, model)
+
+
+def latest(in_time: Callable[[float], bool], now: float, by_utc: float) -> float:
+    """The latest start in time: who starts later is never done earlier, so halving finds it."""
+    early, late = now, by_utc
+    for _ in range(ROUNDS):
+        if late - early <= NEAR_S:
+            break
+        middle = (early + late) / 2
+        early, late = (middle, late) if in_time(middle) else (early, middle)
+    return early
+
+
+def _seconds(finish: Forecast | None) -> float:
+    if finish is None:
+        return 0.0
+    return float("inf") if finish.finish_s is None or finish.stopped_by is not None else finish.finish_s
+
+
+def _lateness(one: Forecast) -> tuple[bool, float]:
+    return (one.finish_s is None or one.stopped_by is not None, one.finish_s or 0.0)

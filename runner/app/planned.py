@@ -1,0 +1,103 @@
+"""The value of a plan: what a run would do now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runner.app.campaign import Campaign
+from runner.app.comparison import Carried, Difference
+from runner.app.finish import Deadline
+from runner.app.tally import Projection
+from runner.core.budget import Cap, Spend
+from runner.core.forecast import Forecast
+from runner.core.grammar import Lane
+from runner.ledger import AccountStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do now."""
+
+    campaign: Campaign
+    new: int
+    retry: int
+    done: int
+    """Submitted ones included: their money is reserved already."""
+    submitted: int
+    """In remote batches that are not over."""
+    orphaned: int
+    likely_nanos: int | None
+    """Of all that is still to buy, one try each; None at unknown prices."""
+    worst_nanos: int | None
+    """The same at worst; with a deadline one try on each lane, submitted tasks on the standard lane included."""
+    image_tokens: int | None
+    """One try each."""
+    batched: int
+    """Of the tasks to buy those that would go as batches."""
+    lanes: Mapping[Lane, Projection]
+    """What all that is to buy would cost on `standard` or `batch` alone."""
+    spend: Spend
+    cut_after: int | None
+    """How many of the tasks to buy fit at worst; None if all do or there is no cap."""
+    missing: tuple[str, ...] = ()
+    """Pictures that the ledger paid for and the folder no longer has."""
+    cap_before: Cap | None = None
+    """What the last run was held to; None if there was none."""
+    finish: Forecast | None = None
+    """When what goes to the standard lane would be done if it started now; None where nothing does."""
+    deadline: Deadline | None = None
+    """When all is to be done; None where nobody said."""
+    account: AccountStatus | None = None
+    """The account as it stands, with the cap it would have."""
+    account_cap_before: Cap | None = None
+    """What its cap is until then; None where the ledger does not know it yet."""
+    left: str | None = None
+    """An account that the job was under and is no more."""
+    over: str = ""
+    """Whose cap it would pass at worst; empty if it fits."""
+    difference: Difference = field(default_factory=Difference)
+    recorded: bool = False
+    """Whether the ledger knows the job."""
+    carried: Carried = field(default_factory=Carried)
+    uploads: frozenset[str] = frozenset()
+    """sha256 of the references that go through the Files API."""
+    lost_drafts: str | None = None
+    """The job its tasks were chosen from, if this ledger does not have it."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the worst case fits every cap."""
+        return not self.over
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the cap of the month lets all of it be bought."""
+        return self.finish is None or self.finish.stopped_by != "month"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should hear of before a run."""
+        notes = list(self.campaign.notes)
+        if self.missing:
+            notes.append(f"{len(self.missing)} paid pictures are no longer on disk, first {self.missing[0]}")
+        if self.cap_before not in {None, Cap()} and self.campaign.cap == Cap():
+            notes.append("the last run of this job had a cap, this one has none: a --budget counts for one run")
+        if self.account is not None and self.account_cap_before not in {None, self.account.cap}:
+            before, after = (self.account_cap_before or Cap()).words(), self.account.cap.words()
+            notes.append(f"the cap of account {self.account.name} goes from {before} to {after}, for all its jobs")
+        if self.left is not None:
+            notes.append(f"the job leaves account {self.left}; what it spent there still counts there")
+        if self.deadline is not None and not self.deadline.feasible:
+            notes.append("under its limits even the standard lane alone would not be done by then, begun now")
+        if self.lost_drafts is not None:
+            notes.append(f"drafts: this ledger has no job {self.lost_drafts!r}, so its spend is not added up")
+        return tuple(notes)
+
+    @property
+    def total(self) -> int:
+        """Tasks of the manifest."""
+        return self.new + self.retry + self.done
+
+    @property
+    def to_buy(self) -> int:
+        """Tasks a run would send."""
+        return self.new + self.retry

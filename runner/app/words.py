@@ -1,0 +1,125 @@
+"""What a plan is said to people in."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from math import ceil
+
+from runner.app.planned import Plan
+from runner.core.budget import Cap, dollars
+from runner.core.forecast import Forecast
+from runner.core.grammar import Lane
+from runner.core.limits import Binding
+from runner.ledger import AccountStatus
+
+
+def price_line(plan: Plan) -> str:
+    """What is said before the first request: tasks, likely and worst cost, the cap and where it cuts."""
+    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${dollars(plan.worst_nanos)}"
+    likely = "" if plan.likely_nanos is None else f"likely ${dollars(plan.likely_nanos)}, "
+    cap = plan.campaign.cap
+    caps = [f"cap {cap.words()}"] if cap != Cap() else []
+    if plan.account is not None:
+        caps.append(f"account {plan.account.name} {held_words(plan.account)}")
+    what = f"{plan.to_buy} tasks to buy{_LANE_WORDS[plan.campaign.lane]}"
+    if not caps:
+        return f"{what}: {likely}{worst}; no cap: {worst}"
+    cut = "" if plan.cut_after is None else f"; at worst the cap cuts after task {plan.cut_after} of {plan.to_buy}"
+    return f"{what}: {likely}{worst}; {'; '.join(caps)}{cut}"
+
+
+_LANE_WORDS: Mapping[Lane, str] = {
+    "standard": "",
+    "batch": " on the batch lane",
+    "auto": " on the lane that suits each",
+}
+
+
+def lane_lines(plan: Plan) -> list[str]:
+    """What all that is to buy would cost on each lane alone, the chosen one marked."""
+    if not plan.to_buy:
+        return []
+    lines = []
+    for lane, cost in plan.lanes.items():
+        if cost.likely_nanos is None or cost.worst_nanos is None:
+            money = "an unknown price"
+        else:
+            money = f"likely ${dollars(cost.likely_nanos)}, up to ${dollars(cost.worst_nanos)}"
+        lines.append(f"{'*' if plan.campaign.lane == lane else ' '} lane {lane:8} {money}")
+    if plan.campaign.lane == "auto":
+        there = plan.to_buy - plan.batched
+        lines.append(f"* lane auto     {plan.batched} of the tasks as batches, {there} on the standard lane")
+    return lines
+
+
+def deadline_line(plan: Plan) -> str | None:
+    """Until when the standard lane can wait, in local time; None without a deadline."""
+    deadline = plan.deadline
+    if deadline is None:
+        return None
+    by = _local(deadline.by_utc)
+    if deadline.standard_from_utc is None:
+        return f"by {by}: not even the standard lane alone would be done in time"
+    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${dollars(plan.worst_nanos)}"
+    at = _local(deadline.standard_from_utc)
+    return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
+
+
+def _local(utc: float) -> str:
+    """To the second before, in this machine's time, with its offset."""
+    return datetime.fromtimestamp(int(utc)).astimezone().isoformat(" ")
+
+
+def held_words(account: AccountStatus) -> str:
+    """What an account has spent and holds, against its cap: `$12.50 of $200.00`."""
+    spend, cap = account.spend, account.cap
+    money = "unknown spend (no prices)" if account.unpriced else f"${dollars(spend.held)}"
+    words = money if cap.nanos is None else f"{money} of ${dollars(cap.nanos)}"
+    if cap.image_tokens is not None:
+        words += f", {spend.held_image_tokens} of {cap.image_tokens} image tokens"
+    return words
+
+
+def finish_line(plan: Plan) -> str | None:
+    """When it would be done, and what makes it take so long; None where there is nothing to buy."""
+    remote = f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    if plan.finish is None:
+        return remote if plan.batched else None
+    standard = _standard_line(plan.finish, plan.to_buy - plan.batched)
+    return f"{standard}; {remote}" if plan.batched else standard
+
+
+def _standard_line(finish: Forecast, tasks: int) -> str:
+    """The same of the standard lane."""
+    if finish.stopped_by == "month":
+        return f"the month's spend limit stops it after {finish.bought} of {tasks} tasks"
+    if finish.finish_s is None:
+        return "under these limits it is never done"
+    binds = "" if finish.binds is None else f"; {BINDING_WORDS[finish.binds]} is what binds"
+    return f"done in {duration(finish.finish_s)} at the earliest{binds}"
+
+
+BINDING_WORDS: Mapping[Binding, str] = {
+    "requests": "requests a minute",
+    "tokens": "input tokens a minute",
+    "images": "images a minute",
+    "day": "requests a day",
+    "spend_window": "dollars in ten minutes",
+    "month": "dollars a month",
+    "concurrency": "the concurrency",
+    "bytes": "bytes in flight",
+    "budget": "the budget",
+    "outage": "an outage",
+    "refused": "a refusal of the provider",
+    "room": "room on the disk",
+    "retries": "retries that are not due yet",
+    "references": "references being uploaded",
+    "remote": "remote batches that are not done",
+    "batches": "as many remote batches as may be",
+}
+
+
+def duration(seconds: float) -> str:
+    """`2 d 3:04:05`, `0:00:12`."""
+    days, rest = divmod(ceil(seconds), 86_400)
+    clock = str(timedelta(seconds=rest))
+    return f"{days} d {clock}" if days else clock

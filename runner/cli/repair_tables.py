@@ -1,0 +1,69 @@
+"""What `reconcile` and `cancel` say to people."""
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from runner.app.reconcile import Reconciled, Reconciliation
+from runner.core.batching import PREFIX
+from runner.core.budget import dollars
+from runner.core.lifecycle import State
+from runner.ledger import JobStatus
+
+
+def reconciled_text(found: Reconciliation) -> Group:
+    """Each job with its batches, then what is at the service beside them."""
+    parts: list[Text | Table] = []
+    for job in found.jobs:
+        parts += _job(job)
+    parts += [Text(f"{name}: left alone, {who}") for name, who in found.skipped.items()]
+    if found.trouble:
+        parts.append(Text(f"the list of jobs at the service could not be read: {found.trouble}"))
+    for one in found.strangers:
+        whose = "of another ledger" if one.display_name.startswith(PREFIX) else "of another program"
+        parts.append(Text(f"stranger {one.name} ({one.display_name!r}), {one.state.lower()}, {whose}"))
+    return Group(*parts)
+
+
+def _job(job: Reconciled) -> list[Text | Table]:
+    rescued = f"{job.rescued.adopted} pictures adopted, {job.rescued.unknown} requests held as unknown"
+    lines: list[Text | Table] = [Text(f"{job.job}: {rescued}")]
+    if job.books:
+        lines.append(_books(job))
+    if job.unresolved:
+        lines.append(Text(f"  {job.unresolved} batches may exist and were not found yet: reconcile again later"))
+    if job.reason:
+        lines.append(Text(f"  stopped ({job.halted}): {job.reason}"))
+    lines += [Text(f"  does not add up: {problem}") for problem in job.problems]
+    if not job.problems:
+        lines.append(
+            Text("  adds up: every line of a batch is one attempt, and the counters are what the rows say")
+        )
+    return lines
+
+
+def _books(job: Reconciled) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("  batch", "state", "lines", "settled", "free", "unknown", "open", "cost", "held"):
+        table.add_column(title, overflow="fold")
+    for book in job.books:
+        record = book.record
+        table.add_row(
+            f"  {record.name or record.token[:8]}",
+            record.remote_state.lower() or record.reason or record.state.value,
+            *(str(number) for number in (record.lines, book.settled, book.released, book.unknown, book.open)),
+            f"${dollars(book.cost_nanos)}",
+            f"${dollars(book.held_nanos)}",
+        )
+    return table
+
+
+def cancelled_text(status: JobStatus, taken: int) -> Text:
+    """What became of the job's batches."""
+    left = len(status.batches)
+    rest = f"; {left} are still open: run it again to wait for them" if left else ""
+    return Text(
+        f"{status.job}: {taken} batches taken back{rest}; {status.tasks[State.SUCCEEDED]} pictures, "
+        f"{status.tasks[State.QUEUED]} tasks queued, ${dollars(status.spend.settled)} spent, "
+        f"${dollars(status.spend.unknown)} held as unknown"
+    )
