@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from runner.core.budget import NANOS
 from runner.core.errors import UsageError
-from runner.engine.outlook import FIRST_LATENCY_S
 
 MOST_DOLLARS = 10**9
 """As in the manifest: nano-dollars of it fit the ledger."""
@@ -68,6 +67,8 @@ class Settings:
     def usual_latency_s(self) -> float:
         """Seconds that an answer usually takes."""
         if not self.sandbox:
+            from runner.engine.outlook import FIRST_LATENCY_S
+
             return FIRST_LATENCY_S
         told = self.options.sandbox_latency_s
         return (SANDBOX_LATENCY_S if told is None else told) / (self.options.sandbox_speed or 1.0)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from runner.cli.completion import job_names
+
 cli = typer.Typer(
     name="bulkrender",
     no_args_is_help=True,
@@ -31,7 +33,17 @@ Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute
 Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
 Lane = Annotated[str | None, typer.Option("--lane", help="standard; batch and auto come later.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
+OneJob = Annotated[str, typer.Argument(help="The job.", autocompletion=job_names)]
+AnyJob = Annotated[
+    str | None, typer.Argument(help="A job; all of the ledger without one.", autocompletion=job_names)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: what a person would type. A test parses each of them."""
+    shown = "\n\n".join(f"  bulkrender {line}" for line in lines)
+    return f"Example{'s' if len(lines) > 1 else ''}:\n\n{shown}"
 
 
 def face() -> Any:

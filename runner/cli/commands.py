@@ -30,9 +30,10 @@ from runner.cli.base import (
     emit,
     face,
 )
+from runner.cli.starting import completion, doctor, init
 from runner.core.errors import UsageError
 
-__all__ = ["cli"]
+__all__ = ["cli", "completion", "doctor", "init"]
 
 
 class Format(StrEnum):

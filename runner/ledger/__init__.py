@@ -2,41 +2,48 @@
 
 `Ledger` and `Reader` are its face; `facts` are the values that go in and come out. Inside: `enqueue`, `claim` and
 `settle` are the writes, `queries` the reads, `writer` the thread that commits, `schema` and `locks` who may write.
+
+Names are looked up when they are first used: SQLAlchemy takes a second to load, and Tab in a shell cannot wait.
 """
 
-from runner.ledger.enqueue import agreed_cap
-from runner.ledger.facts import (
-    AccountSpec,
-    AccountStatus,
-    AttemptRecord,
-    Claim,
-    Claimed,
-    Closed,
-    Closing,
-    Counters,
-    Drafts,
-    Empty,
-    Enqueued,
-    Held,
-    InTheWay,
-    JobSpec,
-    JobStatus,
-    Known,
-    Lesson,
-    Misplaced,
-    OutcomeRow,
-    OverBudget,
-    Place,
-    Pulse,
-    Room,
-    Settled,
-    Standing,
-    TaskRecord,
-    Unready,
-    Waiting,
-    Wish,
-)
-from runner.ledger.ledger import Ledger, Reader
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.ledger.enqueue import agreed_cap
+    from runner.ledger.facts import (
+        AccountSpec,
+        AccountStatus,
+        AttemptRecord,
+        Claim,
+        Claimed,
+        Closed,
+        Closing,
+        Counters,
+        Drafts,
+        Empty,
+        Enqueued,
+        Held,
+        InTheWay,
+        JobSpec,
+        JobStatus,
+        Known,
+        Lesson,
+        Misplaced,
+        OutcomeRow,
+        OverBudget,
+        Place,
+        Pulse,
+        Room,
+        Settled,
+        Standing,
+        TaskRecord,
+        Unready,
+        Waiting,
+        Wish,
+    )
+    from runner.ledger.health import Health
+    from runner.ledger.ledger import Ledger, Reader
 
 __all__ = [
     "AccountSpec",
@@ -50,6 +57,7 @@ __all__ = [
     "Drafts",
     "Empty",
     "Enqueued",
+    "Health",
     "Held",
     "InTheWay",
     "JobSpec",
@@ -72,3 +80,12 @@ __all__ = [
     "Wish",
     "agreed_cap",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """One of the names above, from the module that has it."""
+    for module in ("facts", "enqueue", "health", "ledger") if name in __all__ else ():
+        found: object = getattr(import_module(f"{__name__}.{module}"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
