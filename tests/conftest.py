@@ -17,6 +17,8 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
     "runner/adapters/gemini.py": {"__init__"},
     "runner/adapters/uploads.py": {"__init__"},
     "runner/adapters/batches.py": {"__init__"},
+    "runner/adapters/models.py": {"__init__"},
+    "runner/adapters/webhook.py": {"_client"},
     "runner/app/running.py": {"__init__", "prepare", "_go", "run_jobs", "_endpoint"},
     "runner/app/child.py": {"sandbox_child"},
     "runner/cli/faces.py": {"announce"},

@@ -1,8 +1,8 @@
 """Posts one JSON object to whoever wants to hear of a run, signed. Short time-outs, few tries, no redirects.
 
-The signature is `HMAC-SHA256(secret, "<timestamp>.<body>")` in hexadecimal, the body as it was sent. The receiver
-computes the same from the header `X-Bulkrender-Timestamp` (seconds since 1970) and the bytes of the body, compares
-it in constant time with `X-Bulkrender-Signature` (`sha256=<hex>`), and refuses a timestamp older than some minutes.
+The signature is `HMAC-SHA256(secret, "<timestamp>.<body>")` in hexadecimal, the body as it was sent. Who receives
+it computes the same from the header `X-Bulkrender-Timestamp` (seconds since 1970) and the bytes of the body,
+compares it in constant time with `X-Bulkrender-Signature` (`sha256=<hex>`), and refuses one some minutes old.
 """
 
 import hashlib
@@ -10,13 +10,12 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import anyio
 import httpx
 
 from runner.adapters.seal import one_line, shortened
 from runner.adapters.session import common_headers
-from runner.adapters.transport import Transport
+from runner.adapters.transport import JOURNEY_ERRORS, Journey, Transport, broken, plainly
 from runner.core.errors import UsageError
 
 TRIES = 3
@@ -47,8 +46,7 @@ async def post(
     """
     said = ""
     try:
-        transport = Transport(httpx.URL(url), connections=1, uds=None)
-        async with httpx.AsyncClient(transport=transport, headers=common_headers(), timeout=None) as client:  # noqa: S113 - each try has its own
+        async with _client(url) as client:
             for pause_s in (*pauses_s, None):
                 failed, again = await _once(client, url, body, _headers(event, secret, body, utc()))
                 if failed is None:
@@ -66,6 +64,11 @@ async def post(
     return said
 
 
+def _client(url: str) -> httpx.AsyncClient:
+    transport = Transport(httpx.URL(url), connections=1, uds=None)
+    return httpx.AsyncClient(transport=transport, headers=common_headers(), timeout=None)  # noqa: S113 - of each try
+
+
 def _headers(event: str, secret: str | None, body: bytes, now_utc: float) -> Mapping[str, str]:
     timestamp = str(int(now_utc))
     signed = {} if secret is None else {"x-bulkrender-signature": signature(secret, timestamp, body)}
@@ -81,12 +84,13 @@ async def _once(
     client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[str | None, bool]:
     """What was wrong, and whether it may pass."""
-    with anyio.move_on_after(ANSWERS_WITHIN_S):
+    with anyio.move_on_after(ANSWERS_WITHIN_S) as scope:
         try:
             async with client.stream("POST", url, content=body, headers=headers) as response:
                 status = response.status_code
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
-            return shortened(one_line(f"cannot be reached: {type(error).__name__}"), 200), True
+        except JOURNEY_ERRORS as error:
+            cause = broken(error, Journey(scope, ANSWERS_WITHIN_S)).cause
+            return shortened(one_line(f"cannot be reached ({plainly(cause)})"), 200), True
         if 200 <= status < 300:
             return None, False
         return f"answers HTTP {status}", status in {408, 429} or status >= 500

@@ -66,7 +66,8 @@ def examine(
     """Check everything; UsageError only for options that cannot be meant."""
     settings = resolve(options, environment)
     campaign, of_manifest = _manifest(manifest, settings)
-    asked = anyio.run(_ask, settings, campaign)
+    with tempfile.TemporaryDirectory(prefix="bulkrender-doctor-") as state:  # of a sandbox; the ledger's own stays
+        asked = anyio.run(_ask, settings, campaign, Path(state))
     found = [
         *of_manifest,
         local.key(settings),
@@ -91,7 +92,7 @@ def _manifest(path: Path | None, settings: Settings) -> tuple[Campaign | None, l
     return campaign, [Finding(MANIFEST, f"{path}: job {campaign.job}, {len(campaign.specs)} tasks")]
 
 
-async def _ask(settings: Settings, campaign: Campaign | None) -> Asked:
+async def _ask(settings: Settings, campaign: Campaign | None, state: Path) -> Asked:
     key: SecretStr | None = None
     with suppress(UsageError):
         key = read_key(settings)
@@ -99,9 +100,8 @@ async def _ask(settings: Settings, campaign: Campaign | None) -> Asked:
     where = "" if campaign is None else f"{campaign.manifest.file}:{campaign.manifest.model_line}"
     if not settings.sandbox:
         return await ask(settings, key, models, where, None)
-    with tempfile.TemporaryDirectory(prefix="bulkrender-doctor-") as state:
-        async with sandbox_child(settings, Path(state)) as socket:
-            return await ask(settings, key, models, where, socket)
+    async with sandbox_child(settings, state) as socket:
+        return await ask(settings, key, models, where, socket)
 
 
 def _usual() -> dict[str, Model | None]:

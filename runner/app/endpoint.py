@@ -1,6 +1,5 @@
 """The checks of `doctor` that ask the service, with calls that cost nothing: address, key, models, clock."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from runner.adapters.models import Described, Looked, ModelsClient
+from runner.adapters.transport import plainly
 from runner.app.finding import ENDPOINT, KEY, MODEL, Finding
 from runner.app.local import key_source
 from runner.app.settings import Settings
@@ -68,7 +68,7 @@ def _endpoint(settings: Settings, looked: Looked, *, lists: bool) -> Finding:
         case Unreached(cause=cause):
             host = urlsplit(settings.base_url).hostname
             remedy = f"check that {host} is spelled right, the network, and HTTPS_PROXY"
-            return Finding(ENDPOINT, f"{where}: cannot be reached ({_plainly(cause)})", remedy, STOPPED)
+            return Finding(ENDPOINT, f"{where}: cannot be reached ({plainly(cause)})", remedy, STOPPED)
         case Lost(reason="not_an_answer", cause=cause):
             return _no_api(where, cause)
         case Lost(cause=cause):
@@ -84,12 +84,6 @@ def _endpoint(settings: Settings, looked: Looked, *, lists: bool) -> Finding:
             return Finding(ENDPOINT, said, "wait: a run would, for up to half an hour")
         case _:
             return Finding(ENDPOINT, f"{where}: answers in {looked.seconds:.1f} s")
-
-
-def _plainly(cause: str) -> str:
-    """What the system said, without who passed it on."""
-    said = re.search(r"\[([^\[\]]+)\]", cause)
-    return said[1] if said else cause
 
 
 def _no_api(where: str, said: str) -> Finding:

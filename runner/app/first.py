@@ -74,7 +74,7 @@ def _lines(first: First, cost: Cost | None) -> Iterator[str]:
 def _head(first: First, cost: Cost | None) -> Iterator[str]:
     if cost is not None:
         likely = "at a price nobody knows" if cost.likely_nanos is None else f"likely ${_cents(cost.likely_nanos)}"
-        yield f"# {cost.tasks} pictures, {likely}. What it expands into, and costs now:"
+        yield f"# {cost.tasks} picture{'s' * (cost.tasks != 1)}, {likely}. What it expands into, and costs now:"
         yield f"#   bulkrender plan {first.manifest}"
         yield "# Change it and run it again: only the difference is bought. `bulkrender schema` has every field."
 
@@ -98,7 +98,8 @@ def _from_file(source: Source, references: tuple[str, ...]) -> Iterator[str]:
     table = source.table
     yield _beside("prompts:", "every row of the file times every cell of the matrix")
     yield _beside(
-        f"  - from: {_path(source.name)}", f"{table.rows} rows; a row keeps its picture when they are sorted"
+        f"  - from: {_path(source.name)}",
+        f"{table.rows} row{'s' * (table.rows != 1)}; each keeps its picture when they are sorted",
     )
     if table.text is not None:
         yield _beside(f"    text: {_quoted(table.text)}", "{…} is a column, or an axis of the matrix")

@@ -1,4 +1,4 @@
-"""Tells whoever the manifest names how a run ended: `notify:`. It never fails a run, and never holds it for long."""
+"""Tells whom the manifest names how a run ended: `notify:`. It never fails a run, and never holds it for long."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def check(campaigns: Sequence[Campaign], environment: Mapping[str, str]) -> None
 def tell(notify: Notify, answer: Json, environment: Mapping[str, str]) -> list[str]:
     """Tell about one job; what was wrong with that, in words. Blocks, for half a minute at worst."""
     event = event_of(answer)
-    if event not in notify.on:
+    if notify == Notify() or event not in notify.on:
         return []
     body, wrong = json.dumps(answer).encode(), []
     if notify.command and (said := _command(notify.command, body, event, environment)):
@@ -90,11 +90,12 @@ def _command(words: Sequence[str], body: bytes, event: str, environment: Mapping
     with process:
         try:
             _, said = process.communicate(body, timeout=COMMAND_S)
-        except subprocess.TimeoutExpired:
-            return f"ended after {COMMAND_S:g} s"
-        finally:
-            with suppress(OSError):  # whatever it left behind holds our pipe open
+        except BaseException as error:
+            with suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"ended after {COMMAND_S:g} s"
+            raise
     if process.returncode:
         words_of_it = shortened(one_line(said.decode(errors="replace")), 200)
         return f"exit code {process.returncode}{f': {words_of_it}' if words_of_it else ''}"

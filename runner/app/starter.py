@@ -11,7 +11,6 @@ from pathlib import Path
 from runner.adapters.material import Material
 from runner.app.campaign import Campaign, load
 from runner.app.first import Cost, First, Source, cap_for, manifest_text
-from runner.app.promote import escaped
 from runner.app.prompt_table import look
 from runner.app.settings import Options, Settings, resolve
 from runner.app.views import Json
@@ -159,7 +158,7 @@ def _pictures(folder: Path, base: Path) -> Iterator[str]:
             f"--references {folder}: {len(shown)} pictures, more than {MOST_REFERENCES}: list them in a CSV file "
             "with a column references, and use --from"
         )
-    return (escaped(_relative(one, base)) for one in shown)
+    return (_relative(one, base) for one in shown)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -23,11 +23,11 @@ def prepare() -> None:
     completion_init()
 
 
-def job_names(context: Any, incomplete: str) -> list[str]:
+def job_names(ctx: Any, incomplete: str) -> list[str]:
     """Jobs of the ledger that is asked for, by the options typed so far."""
     from runner.ledger.names import quick_job_names
 
-    given = context.params
+    given = ctx.params
     default = f"sqlite:///bulkrender{'-sandbox' if given.get('sandbox') else ''}.db"
     url = given.get("database") or os.environ.get("BULKRENDER_DATABASE_URL") or default
     names = [name for name in quick_job_names(url) if name.startswith(incomplete)]

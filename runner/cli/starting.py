@@ -67,9 +67,10 @@ def doctor(
 ) -> None:
     """Check key, endpoint, model, clock, output and database; say what to do about each. Buys nothing.
 
-    Exit code 0: all is well, notes included. Else the one that a run would end with: 2 where manifest, key, output
-    or database cannot be used, 5 where a disk has no room or this machine's clock is wrong, 4 where the service
-    does not answer, or not for this key or model.
+    Exit code 0: all is well, notes included. Else that of a run:
+    2: manifest, key, output or database cannot be used;
+    5: a disk has no room, or this machine's clock is wrong;
+    4: the service does not answer, or not for this key or model.
     """
     from runner.app.doctor import examine
     from runner.cli.started import diagnosis_table
@@ -84,8 +85,9 @@ def doctor(
 def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
     """Print what makes a shell complete commands, options and job names at Tab.
 
-    bash: eval "$(bulkrender completion bash)" in ~/.bashrc. zsh: the same with zsh in ~/.zshrc, below compinit.
-    fish: bulkrender completion fish > ~/.config/fish/completions/bulkrender.fish.
+    bash, in ~/.bashrc: eval "$(bulkrender completion bash)"
+    zsh, in ~/.zshrc below compinit: eval "$(bulkrender completion zsh)"
+    fish, in ~/.config/fish/config.fish: bulkrender completion fish | source
     """
     from runner.cli.completion import script
 

@@ -32,7 +32,6 @@ def health(url: str) -> Health:
     path = locate(url)
     found = identify(path)
     refuse_newer(path, found.revision)
-    disk = os.statvfs(path.parent)
     return Health(
         path=path,
         revision=found.revision,
@@ -40,5 +39,11 @@ def health(url: str) -> Health:
         outdated=found.revision not in {None, HEAD},
         file_system=file_system(path.parent),
         writable=os.access(path.parent, os.W_OK) and (found.revision is None or os.access(path, os.W_OK)),
-        free_bytes=disk.f_bavail * disk.f_frsize,
+        free_bytes=free_bytes(path.parent),
     )
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write in a folder."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
