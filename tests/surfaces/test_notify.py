@@ -4,7 +4,10 @@ import hashlib
 import hmac
 import json
 import os
+import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,3 +180,16 @@ def test_who_is_told_is_no_part_of_a_picture(command, manifest):
     again = command("plan", manifest("notify: {command: [beep]}"), "--sandbox", "--json")
     assert json.loads(again.out)["tasks"]["done"] == 2
     assert os.path.exists("renders-sandbox")  # noqa: PTH110
+
+
+def test_the_check_of_the_docs_takes_a_signature_and_nothing_else():
+    page = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"hmac": hmac, "hashlib": hashlib, "time": time}
+    exec(code, names)
+    now, body = str(int(time.time())), b'{"job": "j"}'
+    signed = webhook.signature(SECRET, now, body)
+    assert names["is_ours"](SECRET.encode(), now, body, signed)
+    assert not names["is_ours"](b"other", now, body, signed)
+    assert not names["is_ours"](SECRET.encode(), now, body + b" ", signed)
+    assert not names["is_ours"](SECRET.encode(), "1", body, webhook.signature(SECRET, "1", body))
