@@ -11,8 +11,8 @@ from tests.core.manifests import manifest_text, problems
 
 PRO = "model: gemini-3-pro-image"
 ALL_FIELDS = (
-    "job, model, prompts, matrix, variants, generation, lane, limits, budget, retry, prices, verify, keep, notify, "
-    "drafts or output"
+    "job, model, prompts, matrix, variants, generation, lane, limits, budget, retry, prices, verify, keep, "
+    "notify, drafts or output"
 )
 
 
