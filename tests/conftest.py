@@ -20,6 +20,8 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
     "runner/app/running.py": {"__init__", "prepare", "_go", "run_jobs"},
     "runner/app/clients.py": {"endpoint"},
     "runner/app/reconcile.py": {"_reconcile"},
+    "runner/adapters/models.py": {"__init__"},
+    "runner/adapters/webhook.py": {"_client"},
     "runner/app/child.py": {"sandbox_child"},
     "runner/cli/faces.py": {"announce"},
     "tests/engine/test_pool.py": {"_run"},

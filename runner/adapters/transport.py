@@ -4,6 +4,7 @@ httpx on aiohttp's connections: httpx's own pool stalls the event loop for secon
 knows JSON.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -98,6 +99,12 @@ def broken(error: BaseException, journey: Journey) -> Unreached | Lost:
         if isinstance(cause, kind):
             return Lost(name, said)
     return Lost("body_cut" if journey.answered else "connection_broken", said)
+
+
+def plainly(cause: str) -> str:
+    """What the system said of a journey, without the libraries that passed it on."""
+    said = re.search(r"\[([^\[\]]+)\]", cause)
+    return said[1] if said else cause
 
 
 def _root(error: BaseException) -> BaseException:

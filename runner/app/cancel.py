@@ -8,12 +8,12 @@ import anyio
 
 from runner.adapters.storage import FolderStore
 from runner.app.clients import service
+from runner.app.logfile import log_beside
 from runner.app.reconcile import known, pool_of
 from runner.app.recorded import Recorded, recorded
 from runner.app.running import Face, Watched, refuse_elsewhere
 from runner.app.settings import Options, Settings, resolve
 from runner.app.signals import heed_signals
-from runner.app.start import log_beside
 from runner.engine.clock import LoopClock
 from runner.engine.shared import Ending
 from runner.ledger import JobStatus, Ledger
@@ -28,7 +28,7 @@ def cancel(job: str, options: Options, environment: Mapping[str, str], face: Fac
     known(Ledger.read(settings.database, settings.kind), job)
     with (
         Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger,
-        log_beside(ledger.path),
+        log_beside(ledger.path, options.log_format, lambda: job),
         ledger.lock_job(job),
     ):
         refuse_elsewhere(ledger.reader, job, settings.endpoint)

@@ -105,12 +105,12 @@ def manifest_text(head: Head, sheet: Sheet) -> str:
     lines = [
         f"# {len(sheet.rows)} pictures chosen from job {_json(head.drafts)}; written by `bulkrender promote`.",
         "# Each row of the prompt file is one of them: delete those that are not wanted any more.",
-        f"job: {_scalar(head.job)}",
-        f"drafts: {_scalar(head.drafts)}",
+        f"job: {scalar(head.job)}",
+        f"drafts: {scalar(head.drafts)}",
     ]
     if len(sheet.models) == 1:
-        lines.append(f"model: {_scalar(sheet.models[0])}")
-    lines += ["prompts:", f"  - from: {_scalar(head.prompts)}", "    template: false  # every prompt as it is"]
+        lines.append(f"model: {scalar(sheet.models[0])}")
+    lines += ["prompts:", f"  - from: {scalar(head.prompts)}", "    template: false  # every prompt as it is"]
     lines += ["matrix:  # an axis with several values is a column of the rows", *_axes_lines(sheet)]
     if head.variants > 1:
         lines.append(f"variants: {head.variants}")
@@ -125,14 +125,14 @@ def manifest_text(head: Head, sheet: Sheet) -> str:
 def _axes_lines(sheet: Sheet) -> Iterator[str]:
     whole = prod(len(values) for values in sheet.axes.values()) <= MOST_CELLS
     for name, values in sheet.axes.items():
-        yield f"  {_scalar(name)}: {_list(values if whole else values[:1])}"
+        yield f"  {scalar(name)}: {_list(values if whole else values[:1])}"
     if len(sheet.settings) == 1:
         return
     yield "  settings:"
     for label, recipe in sheet.settings.items():
         if settings := _generation(recipe):
             inner = ", ".join(f"{name}: {value}" for name, value in settings.items())
-            yield f"    - {{where: {{{_scalar(sheet.recipe_axis)}: {label}}}, generation: {{{inner}}}}}"
+            yield f"    - {{where: {{{scalar(sheet.recipe_axis)}: {label}}}, generation: {{{inner}}}}}"
 
 
 def _generation(recipe: Recipe) -> dict[str, str]:
@@ -141,9 +141,9 @@ def _generation(recipe: Recipe) -> dict[str, str]:
     if recipe.modalities != Recipe("").modalities:
         given["modalities"] = _list(recipe.modalities)
     if recipe.thinking is not None:
-        given["thinking"] = _scalar(recipe.thinking)
+        given["thinking"] = scalar(recipe.thinking)
     if recipe.system is not None:
-        given["system"] = _scalar(recipe.system)
+        given["system"] = scalar(recipe.system)
     if recipe.safety:
         given["safety"] = "{" + ", ".join(f"{category}: {level}" for category, level in recipe.safety) + "}"
     return given
@@ -154,15 +154,15 @@ def _budget(head: Head) -> str:
     usd = "" if head.budget_nanos is None else f"usd: {dollars(head.budget_nanos)}"
     if head.account is None:
         return f"{{{usd}}}" if usd else ""
-    account = _scalar(head.account)
+    account = scalar(head.account)
     return f"{{account: {{name: {account}}}, {usd}}}" if usd else f"{{account: {account}}}"
 
 
 def _list(values: Iterable[str]) -> str:
-    return f"[{', '.join(map(_scalar, values))}]"
+    return f"[{', '.join(map(scalar, values))}]"
 
 
-def _scalar(text: str) -> str:
+def scalar(text: str) -> str:
     """A text in YAML: plain where that cannot be misread."""
     return text if _PLAIN.fullmatch(text) and text.lower() != "null" else _json(text)
 

@@ -16,9 +16,9 @@ import anyio
 from runner.adapters.remote import BatchService
 from runner.adapters.storage import FolderStore
 from runner.app.clients import batching, service
+from runner.app.logfile import log_beside
 from runner.app.recorded import Recorded, recorded
 from runner.app.settings import Options, Settings, resolve
-from runner.app.start import log_beside
 from runner.app.views import EXIT_BY_HALT, Json, batch_object, gravest, instant
 from runner.core.batching import PREFIX
 from runner.core.budget import dollars
@@ -91,7 +91,10 @@ def reconcile(job: str | None, options: Options, environment: Mapping[str, str])
     """Look through one job, or all that nobody runs. Raises UsageError, JobLockedError for the one that is run."""
     settings = resolve(options, environment)
     names = [known(Ledger.read(settings.database, settings.kind), job)] if job else None
-    with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger, log_beside(ledger.path):
+    with (
+        Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger,
+        log_beside(ledger.path, options.log_format, lambda: job),
+    ):
         return anyio.run(_reconcile, ledger, settings, names)
 
 

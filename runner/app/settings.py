@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
-
-from pydantic import SecretStr
 
 from runner.core.budget import NANOS
 from runner.core.errors import UsageError
-from runner.engine.outlook import FIRST_LATENCY_S
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr  # loaded by who has a key: the command line starts in half the time without
 
 MOST_DOLLARS = 10**9
 """As in the manifest: nano-dollars of it fit the ledger."""
@@ -54,6 +54,8 @@ class Options:
     """Sleep through a daily limit."""
     forget_limits: bool = False
     """What refusals have taught does not count any more."""
+    log_format: Literal["text", "json"] = "text"
+    """Of the log beside the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Settings:
     def usual_latency_s(self) -> float:
         """Seconds that an answer usually takes."""
         if not self.sandbox:
+            from runner.engine.outlook import FIRST_LATENCY_S
+
             return FIRST_LATENCY_S
         told = self.options.sandbox_latency_s
         return (SANDBOX_LATENCY_S if told is None else told) / (self.options.sandbox_speed or 1.0)
@@ -167,8 +171,10 @@ def checked_url(text: str) -> str:
     return text
 
 
-def read_key(settings: Settings) -> SecretStr:
+def read_key(settings: Settings) -> "SecretStr":
     """The API key, from the environment or the file it names, nowhere else; UsageError if there is none."""
+    from pydantic import SecretStr
+
     if settings.sandbox:
         return SecretStr("sandbox")
     environment = settings.environment
@@ -201,7 +207,9 @@ def budget_nanos(text: str) -> int:
     return int(value * NANOS)
 
 
-def _checked_key(value: str, source: str) -> SecretStr:
+def _checked_key(value: str, source: str) -> "SecretStr":
+    from pydantic import SecretStr
+
     if not value.isascii() or not value.isprintable() or " " in value:
         raise UsageError(f"the key in {source} holds characters that no key has (a line break, a quotation mark?)")
     return SecretStr(value)

@@ -1,19 +1,18 @@
 """From manifests to a finished run: everything that can be refused is refused before it starts."""
 
 import logging
-import logging.handlers
-import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 
 from runner.adapters.storage import FolderStore
+from runner.app import notify
 from runner.app.campaign import Campaign, load, refuse_shared_paths
+from runner.app.journal import Journal, began
+from runner.app.logfile import log_beside, told
 from runner.app.plan import Plan, plan
 from runner.app.running import Face, Unstarted, run_jobs
 from runner.app.settings import Options, Settings, read_key, resolve
@@ -23,20 +22,63 @@ from runner.ledger import JobStatus, Ledger
 
 log = logging.getLogger("bulkrender")
 
-T = TypeVar("T")
+Say = Callable[[str], None]
 
 
-def run_manifests(paths: Sequence[Path], options: Options, environment: Mapping[str, str], face: Face) -> Json:
-    """Run the manifests; the JSON object of the run. Raises RunnerError where nothing was recorded."""
+def run_manifests(
+    paths: Sequence[Path], options: Options, environment: Mapping[str, str], face: Face, say: Say = lambda _: None
+) -> Json:
+    """Run the manifests; the JSON object of the run. Raises RunnerError where nothing was recorded.
+
+    `say` is told what a person should hear after the end of a run.
+    """
     settings = resolve(options, environment)
     campaigns = load_all(paths, settings)
     read_key(settings)
+    notify.check(campaigns, environment)
     if not Ledger.exists(settings.database) or Ledger.is_current(settings.database):
         for campaign in campaigns:
             preview(campaign, settings)
-    with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger, log_beside(ledger.path):
-        finished = _logged(partial(anyio.run, run_jobs, campaigns, settings, ledger, face))
-    return jobs_object([_object(one) for one in finished], single=len(paths) == 1)
+    journal = Journal(face)
+    with (
+        Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger,
+        log_beside(ledger.path, options.log_format, lambda: journal.job),
+    ):
+        where = {"ledger": str(ledger.path), "pictures": str(settings.output), "endpoint": settings.endpoint}
+        began(paths, where)
+        try:
+            answers = _answers(campaigns, settings, ledger, journal)
+        except Exception as error:
+            _tell_error(error, campaigns, journal.job or campaigns[0].job, settings, say)
+            raise
+        _tell(campaigns, answers, environment, say)
+    return jobs_object(answers, single=len(paths) == 1)
+
+
+def _answers(campaigns: Sequence[Campaign], settings: Settings, ledger: Ledger, journal: Journal) -> list[Json]:
+    """Run them; the final object of each job."""
+    return [_object(one) for one in anyio.run(run_jobs, campaigns, settings, ledger, journal)]
+
+
+def _tell_error(error: Exception, campaigns: Sequence[Campaign], job: str, settings: Settings, say: Say) -> None:
+    """Log an error that ends the run, and tell of it unless the run never began; a bug leaves its traceback."""
+    code = error.exit_code if isinstance(error, RunnerError) else LocalFailureError.exit_code
+    told("stop", str(error), warning=True, exit_code=code)
+    if not isinstance(error, RunnerError):
+        log.error("the run ended in an error nobody foresaw", exc_info=error)
+    if code != UsageError.exit_code:
+        _tell(campaigns, [{"job": job, "error": str(error), "exit_code": code}], settings.environment, say)
+
+
+def _tell(
+    campaigns: Sequence[Campaign], answers: Sequence[Json], environment: Mapping[str, str], say: Say
+) -> None:
+    """Tell whoever wants to hear of each job. Ctrl-C leaves it at that: the run is accounted for."""
+    wanted = {campaign.job: campaign.manifest.notify for campaign in campaigns}
+    with suppress(KeyboardInterrupt):
+        for answer in answers:
+            for wrong in notify.tell(wanted[answer["job"]], answer, environment):
+                say(wrong)
 
 
 def preview(campaign: Campaign, settings: Settings) -> Plan:
@@ -57,17 +99,6 @@ def _object(one: JobStatus | Unstarted) -> Json:
     return job_object(one)
 
 
-def _logged(work: Callable[[], T]) -> T:
-    """Do the work; a bug leaves its traceback in the log, where a report of it needs it."""
-    try:
-        return work()
-    except RunnerError:
-        raise
-    except Exception:
-        log.exception("the run ended in an error nobody foresaw")
-        raise
-
-
 def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:
     """Every manifest, or every problem of every manifest at once."""
     campaigns, problems = [], []
@@ -82,27 +113,3 @@ def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two manifests name the same job: {', '.join(twice)}")
     return campaigns
-
-
-@contextmanager
-def log_beside(ledger: Path) -> Iterator[None]:
-    """The run's log, in a file beside the ledger; a thread writes it: a slow disk never stalls the loop."""
-    file = logging.FileHandler(ledger.with_name(f"{ledger.name}.log"), encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler = logging.handlers.QueueHandler(lines)
-    listener = logging.handlers.QueueListener(lines, file)
-    log.setLevel(logging.INFO)
-    log.propagate = False  # the terminal has its own lines
-    log.addHandler(handler)
-    listener.start()
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        listener.stop()
-        file.close()
-
-
-class _Utc(logging.Formatter):
-    converter = staticmethod(time.gmtime)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
+from runner.cli.completion import VARIABLE, prepare
 from runner.core.errors import LocalFailureError, RunnerError
 
 
@@ -15,6 +16,8 @@ def main() -> NoReturn:
     """Entry point of `bulkrender`: every error a person can act on is one clear line and an exit code."""
     from runner.cli.commands import cli
 
+    if VARIABLE in os.environ:
+        prepare()
     command = partial(cli, prog_name="bulkrender", standalone_mode=False)
     code = guarded(command, wants_json="--json" in sys.argv[1:])
     _flush()

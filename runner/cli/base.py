@@ -6,12 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from runner.cli.completion import job_names
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: what a person would type. A test parses each of them."""
+    shown = "\n\n".join(f"  bulkrender {line}" for line in lines)
+    return f"Example{'s' if len(lines) > 1 else ''}:\n\n{shown}"
+
+
 cli = typer.Typer(
     name="bulkrender",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Render a YAML manifest with the Gemini image API: every image bought once, never past the cap.",
+    epilog=examples("init", "run jobs/first.yaml --sandbox", "doctor", "run jobs/first.yaml", "status --watch"),
 )
 
 Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
@@ -44,6 +54,10 @@ Detach = Annotated[
     bool, typer.Option("--detach", help="Leave once all batches are submitted; run again later picks them up.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
+OneJob = Annotated[str, typer.Argument(help="The job.", autocompletion=job_names)]
+AnyJob = Annotated[
+    str | None, typer.Argument(help="A job; all of the ledger without one.", autocompletion=job_names)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 

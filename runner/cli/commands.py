@@ -15,6 +15,7 @@ import typer
 from runner.app.settings import Options
 from runner.cli import repair  # noqa: F401 - its commands
 from runner.cli.base import (
+    AnyJob,
     AsJson,
     BaseUrl,
     Budget,
@@ -24,6 +25,7 @@ from runner.cli.base import (
     Detach,
     Lane,
     Manifests,
+    OneJob,
     OneManifest,
     Output,
     Rpm,
@@ -31,11 +33,13 @@ from runner.cli.base import (
     Yes,
     cli,
     emit,
+    examples,
     face,
 )
+from runner.cli.starting import completion, doctor, init
 from runner.core.errors import UsageError
 
-__all__ = ["cli"]
+__all__ = ["cli", "completion", "doctor", "init"]
 
 
 class Format(StrEnum):
@@ -45,7 +49,14 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-@cli.command()
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@cli.command(epilog=examples("plan jobs/banana-poster.yaml", "plan jobs/banana-poster.yaml --budget 5 --json"))
 def plan(
     manifest: OneManifest,
     database: Database = None,
@@ -92,7 +103,13 @@ def plan(
     raise typer.Exit(0 if planned.fits and planned.feasible else 3)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "run jobs/banana-poster.yaml --sandbox",
+        "run jobs/banana-poster.yaml --budget 5 --yes",
+        "run jobs/csv.yaml jobs/tsv.yaml --rpm 60 --wait --log-format json",
+    )
+)
 def run(
     manifests: Manifests,
     database: Database = None,
@@ -132,6 +149,12 @@ def run(
     forget_limits: Annotated[
         bool, typer.Option("--forget-limits", help="Ask anew what refusals have taught: rates, parked days.")
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            help="The log beside the ledger: text in DATABASE.log, json (a line each) in DATABASE.log.jsonl."
+        ),
+    ] = LogFormat.TEXT,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,16 +183,18 @@ def run(
         grace_s=grace,
         wait=wait,
         forget_limits=forget_limits,
+        log_format=log_format.value,
     )
-    result = run_manifests(manifests, options, os.environ, face())
+    shown = face()
+    result = run_manifests(manifests, options, os.environ, shown, shown.say)
     if as_json:
         print(json.dumps(result))
     raise typer.Exit(result["exit_code"])
 
 
-@cli.command()
+@cli.command(epilog=examples("status", "status banana-poster --json", "status --watch"))
 def status(
-    job: Annotated[str | None, typer.Argument(help="A job; all of the ledger without one.")] = None,
+    job: AnyJob = None,
     database: Database = None,
     sandbox: Sandbox = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until interrupted or done.")] = False,
@@ -177,7 +202,8 @@ def status(
 ) -> None:
     """Progress, spend against cap, rate, ETA and what stopped it."""
     from runner.app.reports import read_status
-    from runner.cli.tables import status_table, watch_status
+    from runner.cli.tables import status_table
+    from runner.cli.watch import watch_status
 
     options = Options(database=database, sandbox=sandbox)
     if watch:
@@ -187,9 +213,9 @@ def status(
     raise typer.Exit(found.exit_code)
 
 
-@cli.command()
+@cli.command(epilog=examples("export banana-poster --format csv --to pictures.csv"))
 def export(
-    job: Annotated[str, typer.Argument(help="The job.")],
+    job: OneJob,
     database: Database = None,
     sandbox: Sandbox = False,
     format_: Annotated[Format, typer.Option("--format", help="jsonl or csv.")] = Format.JSONL,
@@ -206,9 +232,14 @@ def export(
         _write_file(rows, format_, to)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "promote banana-poster --where style=baroque --set size=4K",
+        "promote drafts --pick chosen.txt --set size=2K --name finals",
+    )
+)
 def promote(
-    job: Annotated[str, typer.Argument(help="The job of the drafts.")],
+    job: OneJob,
     pick: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The chosen: a key or a path a line; -: stdin.")
     ] = None,
@@ -255,9 +286,9 @@ def promote(
     emit(promoted_object(made), as_json=as_json, text=lambda: promoted_table(made))
 
 
-@cli.command()
+@cli.command(epilog=examples("prune banana-poster"))
 def prune(
-    job: Annotated[str, typer.Argument(help="The job.")],
+    job: OneJob,
     database: Database = None,
     output: Annotated[
         str | None, typer.Option("--output", help="Folder of the pictures, if it is not where the ledger has it.")
@@ -276,7 +307,7 @@ def prune(
     emit(pruned_object(pruned), as_json=as_json, text=lambda: pruned_table(pruned))
 
 
-@cli.command()
+@cli.command(epilog=examples("models", "models --json"))
 def models(as_json: AsJson = False) -> None:
     """The catalog: sizes, aspects, tokens, prices per lane, retirement, with source and date."""
     from runner.app.reports import models_object
@@ -285,7 +316,7 @@ def models(as_json: AsJson = False) -> None:
     emit(models_object(), as_json=as_json, text=models_table)
 
 
-@cli.command()
+@cli.command(epilog=examples("schema"))
 def schema() -> None:
     """JSON Schema of the manifest, with the catalog's enums."""
     from runner.core.catalog import builtin
@@ -294,7 +325,7 @@ def schema() -> None:
     print(render(builtin()), end="")
 
 
-@cli.command()
+@cli.command(epilog=examples("sandbox --port 8080", "sandbox --port 0 --faults storm --rpm 60 --outage 60+30"))
 def sandbox(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port on loopback; 0: any.")] = None,
     uds: Annotated[Path | None, typer.Option(help="A Unix socket instead of a port.")] = None,

@@ -3,7 +3,6 @@
 A terminal that vanished raises OSError at the next line; the run goes on, its log is in a file.
 """
 
-import logging
 import signal
 import sys
 import time
@@ -28,8 +27,6 @@ from runner.core.errors import RunnerError
 from runner.core.lifecycle import TERMINAL, State
 from runner.engine.rescue import Rescued
 from runner.ledger import AccountStatus, JobStatus, OutcomeRow, Pulse
-
-log = logging.getLogger("bulkrender")
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 10.0
@@ -65,7 +62,6 @@ class ConsoleFace:
     def announce(self, plan: Plan, *, ask: bool) -> bool:
         """Print the price line; on a terminal ask for a yes."""
         line = price_line(plan)
-        log.info("job %s: %s", plan.campaign.job, line)
         self.notes(plan)
         with unheard():
             self.console.print(f"job {escape(plan.campaign.job)}: {line}", soft_wrap=True)
@@ -99,12 +95,12 @@ class ConsoleFace:
 
     def interrupted(self, in_flight: int) -> None:
         """Say that an interrupt was heard, and what it waits for."""
-        self._say(f"stopping: {in_flight} requests in flight will land first; once more leaves at once")
+        self.say(f"stopping: {in_flight} requests in flight will land first; once more leaves at once")
 
     def mended(self, rescued: Rescued) -> None:
         """Print what a crash left, if anything."""
         if rescued != Rescued():
-            self._say(
+            self.say(
                 f"after a crash: {rescued.adopted} pictures adopted, {rescued.unknown} requests held as unknown"
             )
 
@@ -115,7 +111,7 @@ class ConsoleFace:
         while True:
             await anyio.sleep(PLAIN_EVERY_S)
             with suppress(RunnerError):  # a look that fails is no reason to stop a run
-                self._say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
+                self.say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
 
     def finished(self, status: JobStatus, outcomes: list[OutcomeRow], output: Path) -> None:
         """Print the table by outcome and reason, and what was spent."""
@@ -141,8 +137,8 @@ class ConsoleFace:
                 live.update(Group(bar, Text(money_line(status, watched))), refresh=True)
                 await anyio.sleep(LIVE_EVERY_S)
 
-    def _say(self, line: str) -> None:
-        log.info("%s", line)
+    def say(self, line: str) -> None:
+        """Print a line."""
         with unheard():
             self.console.print(escape(line), soft_wrap=True)
 

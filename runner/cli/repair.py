@@ -6,16 +6,30 @@ from typing import Annotated
 import typer
 
 from runner.app.settings import Options
-from runner.cli.base import AsJson, BaseUrl, Database, Output, Sandbox, cli, emit, face
+from runner.cli.base import (
+    AsJson,
+    BaseUrl,
+    Database,
+    OneJob,
+    Output,
+    Sandbox,
+    cli,
+    emit,
+    examples,
+    face,
+)
+from runner.cli.completion import job_names
 
 Speed = Annotated[
     float | None, typer.Option("--sandbox-speed", min=0.001, help="How fast the sandbox's clock runs.")
 ]
 
 
-@cli.command()
+@cli.command(epilog=examples("reconcile", "reconcile summer-posters --json"))
 def reconcile(
-    job: Annotated[str | None, typer.Argument(help="A job; all that nobody runs without one.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(help="A job; all that nobody runs without one.", autocompletion=job_names)
+    ] = None,
     database: Database = None,
     output: Output = None,
     base_url: BaseUrl = None,
@@ -23,10 +37,7 @@ def reconcile(
     sandbox_speed: Speed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Settle what crashed: adopt batches, harvest what is done, list strangers, prove the books. Buys nothing.
-
-    Example: bulkrender reconcile summer-posters
-    """
+    """Settle what crashed: adopt batches, harvest what is done, list strangers, prove the books. Buys nothing."""
     from runner.app.reconcile import reconcile as settle
     from runner.cli.repair_tables import reconciled_text
 
@@ -38,9 +49,9 @@ def reconcile(
     raise typer.Exit(found.exit_code)
 
 
-@cli.command()
+@cli.command(epilog=examples("cancel summer-posters"))
 def cancel(
-    job: Annotated[str, typer.Argument(help="The job.")],
+    job: OneJob,
     database: Database = None,
     output: Output = None,
     base_url: BaseUrl = None,
@@ -49,10 +60,7 @@ def cancel(
     grace: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM lets a download land.")] = 25.0,
     as_json: AsJson = False,
 ) -> None:
-    """Take back the remote batches of a job: cancel, wait until that is confirmed, harvest, queue the rest again.
-
-    Example: bulkrender cancel summer-posters
-    """
+    """Take back the remote batches of a job: cancel, wait for that, harvest, queue the rest again."""
     from runner.app.cancel import cancel as take_back
     from runner.app.views import exit_code, job_object
     from runner.cli.repair_tables import cancelled_text

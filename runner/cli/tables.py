@@ -1,11 +1,9 @@
 """Tables for people."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,7 +19,6 @@ from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
 from runner.ledger import BatchRecord, Drafts, JobStatus
 
-WATCH_EVERY_S = 1.0
 MOST_BATCHES = 10
 """Of a job, in its status."""
 
@@ -140,19 +137,6 @@ def _drafts_line(job: JobStatus, drafts: Drafts) -> str:
         return f"finals of {drafts.job}; spend of both together unknown (no prices)"
     spent, both = drafts.spend.settled, drafts.spend.settled + job.spend.settled
     return f"finals of {drafts.job}: ${dollars(spent)} spent there, ${dollars(both)} together"
-
-
-def watch_status(read: Callable[[], StatusReport]) -> None:
-    """Look every second until all jobs have ended, stopped, or Ctrl-C. Off a terminal only the end is printed."""
-    console = Console(highlight=False)
-    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            report = read()
-            if console.is_terminal:
-                live.update(status_table(report), refresh=True)
-            if all(job.halted or ended(job) == job.total for job in report.jobs):
-                return
-            time.sleep(WATCH_EVERY_S)
 
 
 def models_table() -> RenderableType:

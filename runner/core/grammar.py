@@ -3,6 +3,7 @@
 `manifest` judges what concerns several fields at once.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,7 @@ from runner.core.shape import (
     Seconds,
     Text,
     Whole,
+    text_of,
     wrong,
 )
 from runner.core.yaml12 import Fields, Node, Scalar
@@ -169,6 +171,24 @@ class SourceDraft:
     limit: int | None = None
     sample: Fraction | None = None
     seed: int = 0
+
+
+Event = Literal["done", "failing", "halted"]
+EVENTS: tuple[Event, ...] = ("done", "failing", "halted")
+"""How a run of a job ends: all done; finished, with tasks that failed or were refused; stopped before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Who is told how a run ended; nobody, where neither is given."""
+
+    command: tuple[str, ...] = ()
+    """Program and arguments; the final object comes on its stdin."""
+    webhook: str | None = None
+    """Where the final object is posted."""
+    secret_env: str | None = None
+    """The environment variable that holds the secret to sign with."""
+    on: tuple[str, ...] = EVENTS
 
 
 def _source(**given: Any) -> SourceDraft:
@@ -366,6 +386,57 @@ RETRY = Record(
         "unknown": Field(Choice(("retry", "hold")), "Whether a task that may have been bought is tried again."),
     },
 )
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEYS = frozenset({"GOOGLE_API_KEY", "GEMINI_API_KEY", "GEMINI_API_KEY_FILE"})
+
+
+@dataclass(frozen=True)
+class _Variable(Kind[str]):
+    """The name of an environment variable; never that of the key, which goes into one header and nowhere else."""
+
+    def read(self, node: Node, _scope: Scope) -> str:
+        name = text_of(node, "the name of an environment variable")
+        if not _VARIABLE.fullmatch(name):
+            raise wrong(node, "expected the name of an environment variable such as HOOK_SECRET, not the secret")
+        if name in _KEYS:
+            raise wrong(node, f"{name} holds the API key: make a secret of its own for the webhook")
+        return name
+
+    def schema(self, _catalog: Catalog) -> Schema:
+        return {"type": "string", "pattern": f"^{_VARIABLE.pattern}$", "not": {"enum": sorted(_KEYS)}}
+
+
+@dataclass(frozen=True)
+class _Address(Kind[str]):
+    """An http address; who may use it is no part of it."""
+
+    def read(self, node: Node, _scope: Scope) -> str:
+        url = text_of(node, "an address such as https://hooks.example/x")
+        if not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?", url):
+            raise wrong(node, "expected an address such as https://hooks.example/x, without a user name")
+        return url
+
+    def schema(self, _catalog: Catalog) -> Schema:
+        return {"type": "string", "pattern": "^https?://[^\\s/?#@]+([/?][^\\s#]*)?$"}
+
+
+NOTIFY = Record(
+    Notify,
+    {
+        "command": Field(
+            ListOf(Text("a word of the command", empty=True)),
+            "Program and arguments, no shell; the final JSON object of the job is its stdin.",
+        ),
+        "webhook": Field(_Address(), "Where the final JSON object of the job is posted."),
+        "secret_env": Field(
+            _Variable(), "Environment variable with the secret that signs the webhook (HMAC-SHA256)."
+        ),
+        "on": Field(
+            ListOf(Choice(EVENTS), single=True),
+            "done (all is there), failing (finished; some failed or were refused), halted. Default: all three.",
+        ),
+    },
+)
 PRICES = Record(
     PriceOverride,
     {
@@ -402,6 +473,7 @@ ROOT = Record(
             ListOf(ModelId(), single=True),
             "Models whose pictures count as done: what was bought of them is not bought again of this one.",
         ),
+        "notify": Field(NOTIFY, "Who is told how a run ended; never waited for long, never a reason to fail."),
         "drafts": Field(
             Label("a job name"),
             "The job that these tasks were chosen from: a column draft holds the key of each.",

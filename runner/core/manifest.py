@@ -21,6 +21,7 @@ from runner.core.grammar import (
     Draft,
     GivenLimits,
     Lane,
+    Notify,
     PriceOverride,
     SourceDraft,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Generation",
     "GivenLimits",
     "Manifest",
+    "Notify",
     "PriceOverride",
     "Prompt",
     "RetryPolicy",
@@ -72,6 +74,8 @@ class Manifest:
     """Models whose pictures count as done."""
     drafts: str | None
     """The job that its tasks were chosen from."""
+    notify: Notify
+    """Who is told how a run ended."""
     notes: tuple[str, ...]
     """What a person should hear of before a run, each with file and line."""
     places: Mapping[str, tuple[int, int]]
@@ -105,7 +109,7 @@ def parse(text: bytes | str, file: str, catalog: Catalog) -> Manifest:
         problems += _model_problems(root, matrix)
     if matrix is not None and "output" in values:
         problems += _output_problems(values["output"], matrix)
-    problems += _draft_problems(root, values)
+    problems += [*_draft_problems(root, values), *_notify_problems(root, values)]
     if problems:
         raise ManifestError(file, list(dict.fromkeys(problems)))
     return _manifest(file, root, prompts, values, catalog)
@@ -140,6 +144,7 @@ def _manifest(
         output=output.value if output else default_output(matrix.names),
         keep=values.get("keep", ()),
         drafts=values.get("drafts"),
+        notify=values.get("notify", Notify()),
         notes=(
             *(note for model in models for note in _model_notes(model, f"{file}:{line}", catalog)),
             *_keep_notes(file, values.get("keep", ()), catalog, places),
@@ -170,6 +175,18 @@ def _draft_problems(root: Fields, values: Mapping[str, Any]) -> Iterator[Problem
     if values.get("drafts") is not None and values.get("drafts") == values.get("job"):
         place = next(value for key, value in root.entries if key.text == "drafts")
         yield problem(place, "this job cannot be its own drafts: name the job that they were chosen from")
+
+
+def _notify_problems(root: Fields, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Somebody to tell, and a secret only where there is something to sign."""
+    notify: Notify | None = values.get("notify")
+    if notify is None:
+        return
+    place = next(key for key, _ in root.entries if key.text == "notify")
+    if not notify.command and notify.webhook is None:
+        yield problem(place, "expected command or webhook: nobody would be told")
+    if notify.secret_env is not None and notify.webhook is None:
+        yield problem(place, "secret_env signs a webhook, and there is none")
 
 
 def _readable(root: Fields, name: str, values: Mapping[str, Any]) -> bool:

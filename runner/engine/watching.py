@@ -29,6 +29,7 @@ from runner.ledger import BatchRecord
 log = logging.getLogger("bulkrender")
 
 WHILE_CANCELLING_S = 10.0
+"""Between two looks at one whose end is waited for; it slows down likewise."""
 
 
 class Watch:
@@ -70,7 +71,8 @@ class Watch:
 
     def _next_look_s(self, record: BatchRecord) -> float:
         if self._pool.hurrying:
-            return min(self._open.poll_s, WHILE_CANCELLING_S)
+            asked_s = self._clock.utc() - (record.cancelled_at or self._clock.utc())
+            return poll_in_s(asked_s, min(self._open.poll_s, WHILE_CANCELLING_S))
         return poll_in_s(self._age_s(record), self._open.poll_s)
 
     def _age_s(self, record: BatchRecord) -> float:

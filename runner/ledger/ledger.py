@@ -40,6 +40,7 @@ from runner.ledger.facts import (
     Submission,
     Wish,
 )
+from runner.ledger.health import Health, health
 from runner.ledger.locks import FileLock, job_lock, ledger_lock
 from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.reader import Reader
@@ -110,6 +111,11 @@ class Ledger:
     def exists(url: str) -> bool:
         """Whether there is a ledger at `url`; WrongLedgerError if there is something else."""
         return identify(locate(url)).revision is not None
+
+    @staticmethod
+    def health(url: str) -> Health:
+        """What can be said of a ledger before a run; LedgerError for what no run could use."""
+        return health(url)
 
     @property
     def busy(self) -> bool:

@@ -62,7 +62,7 @@ def require(path: Path) -> Identity:
     if found.revision is None:
         raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
     if found.revision != HEAD:
-        _refuse_newer(path, found.revision)
+        refuse_newer(path, found.revision)
         raise LedgerError(f"{path}: made by an older release; the next `bulkrender run` upgrades it")
     return found
 
@@ -87,8 +87,7 @@ def prepare(path: Path, kind: Kind, lock: FileLock, *, now_utc: float, patience_
 def _judged(path: Path, kind: Kind) -> Identity:
     found = identify(path)
     refuse_other_kind(path, found, kind)
-    if found.revision not in {None, HEAD}:
-        _refuse_newer(path, found.revision)
+    refuse_newer(path, found.revision)
     return found
 
 
@@ -101,7 +100,10 @@ def refuse_other_kind(path: Path, found: Identity, kind: Kind) -> None:
         )
 
 
-def _refuse_newer(path: Path, revision: str | None) -> None:
+def refuse_newer(path: Path, revision: str | None) -> None:
+    """WrongLedgerError for a revision that this release does not know."""
+    if revision in {None, HEAD}:
+        return
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}

@@ -12,7 +12,7 @@ from tests.core.manifests import manifest_text, problems
 PRO = "model: gemini-3-pro-image"
 ALL_FIELDS = (
     "job, model, prompts, matrix, variants, generation, lane, batch, limits, budget, retry, prices, verify, keep, "
-    "drafts or output"
+    "notify, drafts or output"
 )
 
 
