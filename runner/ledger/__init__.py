@@ -4,6 +4,7 @@
 `settle` are the writes, `queries` the reads, `writer` the thread that commits, `schema` and `locks` who may write.
 """
 
+from runner.ledger.backup import Copied
 from runner.ledger.enqueue import agreed_cap
 from runner.ledger.facts import (
     AccountSpec,
@@ -37,15 +38,21 @@ from runner.ledger.facts import (
     Wish,
 )
 from runner.ledger.ledger import Ledger, Reader
+from runner.ledger.receipt import AccountBooks, BookedAttempt, BookedTask, Books
 
 __all__ = [
+    "AccountBooks",
     "AccountSpec",
     "AccountStatus",
     "AttemptRecord",
+    "BookedAttempt",
+    "BookedTask",
+    "Books",
     "Claim",
     "Claimed",
     "Closed",
     "Closing",
+    "Copied",
     "Counters",
     "Drafts",
     "Empty",

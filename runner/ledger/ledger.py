@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,8 @@ from runner.core.pricing import PriceSheet, Settlement
 from runner.core.reference import Reference, Uploaded
 from runner.core.retry import LASTING, Move
 from runner.core.task import Recipe, TaskSpec
-from runner.ledger import queries, quotas
+from runner.ledger import queries, quotas, receipt
+from runner.ledger.backup import Copied, copy, verify
 from runner.ledger.claim import claim
 from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, reading, writing
 from runner.ledger.enqueue import enqueue
@@ -47,6 +49,8 @@ from runner.ledger.facts import (
 )
 from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
 from runner.ledger.pulses import beat, quiet, stands
+from runner.ledger.receipt import BookedAttempt, BookedTask, Books
+from runner.ledger.retry import retry
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember, uploads
@@ -146,6 +150,10 @@ class Reader:
         """The job's attempts in the order they started, orphans' included, streamed."""
         return self._stream(queries.attempts, job)
 
+    def books(self, job: str, each: Callable[[BookedTask, Sequence[BookedAttempt]], None]) -> Books:
+        """Show `each` task of the job with its attempts; answer with the counters of that instant."""
+        return self._ask(receipt.books, job, each)
+
     def known(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Known | None]]:
         """What the ledger knows of each key, in the order given; all None for a job it does not know."""
         return self._stream(queries.known, job, keys)
@@ -231,6 +239,23 @@ class Ledger:
     def exists(url: str) -> bool:
         """Whether there is a ledger at `url`; WrongLedgerError if there is something else."""
         return identify(locate(url)).revision is not None
+
+    @staticmethod
+    def backup(url: str, to: Path) -> Copied:
+        """Copy the ledger at `url`, which others may be writing to, into a new file, and read the copy through.
+
+        Raises LedgerError if there is none, or `to` is taken; LocalFailureError where it cannot be written.
+        """
+        path = locate(url)
+        if identify(path).revision is None:
+            raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+        if to.exists() or to.is_symlink():
+            raise LedgerError(f"{to}: is there already, and is not overwritten; name another file")
+        if not to.parent.is_dir():
+            raise LedgerError(f"{to}: the folder {to.parent} does not exist")
+        found: list[Copied] = []
+        copy(path, to, lambda unfinished: found.append(verify(unfinished)))
+        return replace(found[0], path=to)
 
     @property
     def busy(self) -> bool:
@@ -371,6 +396,10 @@ class Ledger:
                 connection, claimed, outcome, settlement, move, now=now, latency_s=latency_s, adopted=adopted
             )
         )
+
+    async def retry(self, job: str, keys: Collection[str], *, now: float) -> int:
+        """Put those refused and failed tasks back with fresh tries; returns how many were."""
+        return await self._writer.run(partial(retry, name=job, keys=keys, now=now))
 
     async def halt(self, job: str, halted: str | None, reason: str | None, *, now: float) -> None:
         """Say why the job no longer claims; two None take it back."""
