@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -83,7 +83,8 @@ def _cleared(unfinished: Path, to: Path) -> Iterator[None]:
         raise LocalFailureError(f"{to}: cannot be written: {(error.strerror or str(error)).lower()}") from error
     finally:
         for name in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
-            name.unlink(missing_ok=True)
+            with suppress(OSError):
+                name.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -51,7 +51,7 @@ from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
 from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.receipt import BookedAttempt, BookedTask, Books
 from runner.ledger.retry import retry
-from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
+from runner.ledger.schema import HEAD, Kind, beside, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember, uploads
 from runner.ledger.writer import PATIENCE_S, Writer
@@ -241,14 +241,17 @@ class Ledger:
         return identify(locate(url)).revision is not None
 
     @staticmethod
-    def backup(url: str, to: Path) -> Copied:
+    def backup(url: str, to: Path | None, *, now_utc: float) -> Copied:
         """Copy the ledger at `url`, which others may be writing to, into a new file, and read the copy through.
 
-        Raises LedgerError if there is none, or `to` is taken; LocalFailureError where it cannot be written.
+        Without `to` it goes beside the ledger, by date. Raises LedgerError if there is no ledger or `to` is taken,
+        LocalFailureError where it cannot be written.
         """
         path = locate(url)
-        if identify(path).revision is None:
+        revision = identify(path).revision
+        if revision is None:
             raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+        to = beside(path, revision, now_utc) if to is None else to
         if to.exists() or to.is_symlink():
             raise LedgerError(f"{to}: is there already, and is not overwritten; name another file")
         if not to.parent.is_dir():

@@ -110,7 +110,7 @@ def _refuse_newer(path: Path, revision: str | None) -> None:
 def _upgrade(path: Path, kind: Kind, revision: str | None, now_utc: float) -> None:
     """All or nothing: SQLite takes back a table that was created in a transaction that did not commit."""
     if revision is not None:
-        backup(path, revision, now_utc)
+        copy(path, beside(path, revision, now_utc))
     with plainly(path), writing(path, create=revision is None).connect() as connection:
         set_up_file(connection)
         with connection.begin():
@@ -128,12 +128,10 @@ def migrate(connection: Connection, to: str = "head") -> None:
         raise LedgerError(f"the upgrade would break references: {tuple(broken)}; nothing was changed")
 
 
-def backup(path: Path, revision: str, now_utc: float) -> Path:
-    """A consistent, durable copy beside the ledger, under its final name only once complete."""
+def beside(path: Path, revision: str, now_utc: float) -> Path:
+    """What a copy of the ledger is called that lies beside it."""
     stamp = datetime.fromtimestamp(now_utc, UTC).strftime("%Y%m%dT%H%M%SZ")
-    beside = path.with_name(f"{path.name}.backup-{revision}-{stamp}")
-    copy(path, beside)
-    return beside
+    return path.with_name(f"{path.name}.backup-{revision}-{stamp}")
 
 
 def configuration(connection: Connection | None = None) -> "Config":
