@@ -74,11 +74,10 @@ def recorded_sheets(
     `before` is the job's `config` as it was; empty for a new job.
     """
     sheets = list(before.get("sheets") or ())
-    known = [_parsed(raw) for raw in sheets]
+    known = [(one.model, one.lane, one.sheet) for one in map(_parsed, sheets)]
     book = PriceBook((), None, manifest)
-    for used in (book.coming(model, lane) for model in models for lane in lanes):
-        if not any((one.model, one.lane, one.sheet) == (used.model, used.lane, used.sheet) for one in known):
-            sheets.append(_as_object(used))
+    used = [book.coming(model, lane) for model in models for lane in lanes]
+    sheets += [_as_object(one) for one in used if (one.model, one.lane, one.sheet) not in known]
     return {"sheets": sheets, "sheets_since": before.get("sheets_since", now_utc)}
 
 

@@ -48,7 +48,9 @@ def verify(path: Path) -> Copied:
         [first, *_] = [row[0] for row in copied.execute("PRAGMA integrity_check")]
         broken = copied.execute("PRAGMA foreign_key_check").fetchone()
         if first != "ok" or broken:
-            raise LocalFailureError(f"{path}: the copy is damaged ({broken or first}); check the disk it is on")
+            raise LocalFailureError(
+                f"{path}: the copy is damaged ({broken or first}), or the ledger is: check the disk"
+            )
         return Copied(
             path,
             path.stat().st_size,
