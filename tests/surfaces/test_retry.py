@@ -14,26 +14,26 @@ REFUSAL = json.dumps(
         "usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 3},
     }
 )
-PROMPTS = "[{id: a, text: a cat}, {id: b, text: a dog}]"
+FIELDS = "budget: {usd: 3}\nretry: {attempts: 1}"
 
 
 @pytest.fixture
-def service(monkeypatch):
-    """Answers at once: refuses until `answer` is the picture."""
-    with holding_service() as service:
-        service.answer = REFUSAL
-        service.release()
+def provider(home, monkeypatch):
+    """Answers at once: refuses until `answer` is the picture, in 512."""
+    with holding_service() as held:
+        held.answer = REFUSAL
+        held.release()
         monkeypatch.setenv("GEMINI_API_KEY", "sandbox")
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", service.base_url)
-        yield service
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", held.base_url)
+        yield held
 
 
 @pytest.fixture
-def refused(service, command, manifest):
+def refused(provider, command, manifest):
     """Four tasks, all refused; the service would serve them now."""
-    assert command("run", manifest("budget: {usd: 3}", size="[512, 1K]")).code == 1
-    service.answer = ANSWER
-    return service
+    assert command("run", manifest(FIELDS, size="[512, 1K]")).code == 1
+    provider.answer = ANSWER
+    return provider
 
 
 def states(command):
@@ -49,7 +49,7 @@ def test_all_go_back_for_a_price_and_the_next_run_buys_them(refused, command):
         "job": "j",
         "tasks": 4,
         "by": [{"state": "refused", "reason": "prompt_blocked", "tasks": 4}],
-        "projected": {"usd": "0.226147", "max_usd": "0.233047", "image_tokens": 3734},
+        "projected": {"usd": "0.226142", "max_usd": "0.233045", "image_tokens": 3734},
         "unknown_usd": "0.00",
         "cap": {"usd": "3.00", "image_tokens": None},
         "fits": True,
@@ -57,11 +57,11 @@ def test_all_go_back_for_a_price_and_the_next_run_buys_them(refused, command):
         "exit_code": 0,
     }
     assert "job j: 4 tasks to try again: 4 refused (prompt_blocked)" in result.err
-    assert "at one try each likely $0.226147, up to $0.233047" in result.err
+    assert "at one try each likely $0.226142, up to $0.233045" in result.err
     assert refused.arrived == sent
     assert (states(command)["queued"], command("status", "j").code) == (4, 130)
     assert "4 tasks were put back by `retry`" in command("status", "j").out
-    assert json.loads(command("plan", "j.yaml", "--json").out)["projected"]["usd"] == answer["projected"]["usd"]
+    assert json.loads(command("plan", "j.yaml", "--json").out)["projected"] == answer["projected"]
     command("run", "j.yaml")
     assert refused.arrived == sent + 4
     receipt = json.loads(command("report", "j", "--json").out)
@@ -115,14 +115,14 @@ def test_what_cannot_be_meant_changes_nothing(refused, command, chosen, says):
 
 def test_an_orphan_goes_back_by_way_of_the_manifest(refused, command, manifest):
     key = json.loads(command("export", "j").out.splitlines()[0])["key"]
-    command("run", manifest("budget: {usd: 3}", prompts="[{id: b, text: a dog}]"))
+    command("run", manifest(FIELDS, prompts="[{id: b, text: a dog}]"))
     result = command("retry", "j", "--key", key)
     assert result.code == 2
     assert "the manifest no longer names it: put it back there, and run that" in result.err
 
 
 def test_what_the_cap_will_not_take_is_said(refused, command, manifest):
-    command("run", manifest("budget: {usd: 0.1}", size="[512, 1K]"))
+    command("run", manifest(FIELDS.replace("3", "0.1"), size="[512, 1K]"))
     result = command("retry", "j", "--json")
     assert (result.code, json.loads(result.out)["fits"]) == (0, False)
     assert "at worst they do not fit the cap of the job, $0.10: `run` stops there" in result.err
@@ -142,11 +142,11 @@ def test_a_job_that_is_being_run_is_left_alone(refused, command, home):
     assert (result.code, "already being run" in result.err) == (2, True)
 
 
-def test_nothing_to_do_no_job_no_ledger(service, command, manifest, home):
+def test_nothing_to_do_no_job_no_ledger(provider, command, manifest, home):
     result = command("retry", "j")
     assert (result.code, "no ledger yet" in result.err) == (2, True)
     assert not list(home.glob("bulkrender.db*"))
-    service.answer = ANSWER
+    provider.answer = ANSWER
     assert command("run", manifest()).code == 0
     result = command("retry", "j", "--yes")
     assert (result.code, result.out) == (0, "job j: nothing was refused and nothing failed\n")
@@ -154,11 +154,11 @@ def test_nothing_to_do_no_job_no_ledger(service, command, manifest, home):
     assert command("retry", "j", "--sandbox", "--database", "sqlite:///bulkrender.db").code == 2
 
 
-def test_what_is_held_goes_back_and_stays_held(service, command, manifest):
-    service.answer = "{}"
+def test_what_is_held_goes_back_and_stays_held(provider, command, manifest):
+    provider.answer = "{}"
     assert command("run", manifest("retry: {unknown: hold}")).code == 1
     held = json.loads(command("status", "j", "--json").out)["spend"]["unknown_usd"]
-    service.answer = ANSWER
+    provider.answer = ANSWER
     result = command("retry", "j", "--reason", "unknown_held")
     assert f"${held} stays held, and they may be bought twice" in result.err
     assert command("run", "j.yaml").code == 0
