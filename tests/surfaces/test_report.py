@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
@@ -17,11 +18,11 @@ from runner.app.report_views import SEND_COLUMNS
 from runner.app.settings import Options
 from runner.core.budget import Cap
 from runner.core.catalog import Prices, builtin
-from runner.core.lifecycle import Faulted, Lost, Refused, Unusable
+from runner.core.lifecycle import Faulted, Lost, Outcome, Refused, Unusable
 from runner.core.manifest import parse
 from runner.core.pricing import STANDARD, PriceSheet, sheet
 from runner.core.retry import RetryPolicy
-from runner.ledger import AccountSpec, quotas
+from runner.ledger import AccountSpec, Claimed, quotas
 from runner.ledger.enqueue import enqueue
 from runner.ledger.models import account, attempt, job, task
 from tests.ledger.desk import PICTURE_NANOS, RECIPE, SHEET, USAGE, Desk, answer, made, specs
@@ -40,7 +41,7 @@ def fill(desk, price=SHEET, config=None, count=8, *, capped=True):
         spec = replace(spec, cap=Cap(900_000_000), account=AccountSpec("acme", Cap(2_000_000_000)))
     with desk.write() as connection:
         enqueue(connection, spec, specs(count), requeue_failed=False, now=desk.now)
-    endings = [
+    endings: list[Callable[[Claimed], Outcome]] = [
         made,
         lambda _: Refused(answer(pictures=0, finish_reason="SAFETY"), "image_safety", again=False),
         lambda one: Unusable(
@@ -55,27 +56,21 @@ def fill(desk, price=SHEET, config=None, count=8, *, capped=True):
         with desk.write() as connection:
             quotas.left(connection, claimed.token, desk.now)
         desk.settle(claimed, ending(claimed), price=price)
+    out = desk.claimed(price=price)
     with desk.write() as connection:
-        quotas.left(connection, desk.claimed_in(connection, price), desk.now)
-
-
-class Books(Desk):
-    """A desk in the working directory."""
-
-    def claimed_in(self, connection, price):
-        return self.claim_in(connection, None, price).token
+        quotas.left(connection, out.token, desk.now)
 
 
 @pytest.fixture
 def desk(home):
-    return Books.at(home)
+    return Desk.at(home)
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """A ledger like `filled`, once: migrating an empty one takes longest."""
     folder = tmp_path_factory.mktemp("filled")
-    desk = Books.at(folder)
+    desk = Desk.at(folder)
     fill(desk, config=recorded_sheets(odd_manifest(""), [RECIPE.model], {}, now_utc=0.0))
     with closing(sqlite3.connect(desk.path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -85,7 +80,7 @@ def template(tmp_path_factory):
 @pytest.fixture
 def filled(home, template):
     shutil.copy(template, home / "ledger.db")
-    return Books(home / "ledger.db")
+    return Desk(home / "ledger.db")
 
 
 def problems():
