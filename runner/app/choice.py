@@ -55,7 +55,7 @@ def values_of(task: TaskRecord) -> dict[str, str]:
 
 
 def _matching(tasks: Iterable[TaskRecord], where: Sequence[str]) -> list[TaskRecord]:
-    conditions = [_condition(text) for text in where]
+    conditions = [condition(text) for text in where]
     values: defaultdict[str, dict[str, None]] = defaultdict(dict)
     found, pictures = [], 0
     for task in tasks:
@@ -74,7 +74,8 @@ def _matching(tasks: Iterable[TaskRecord], where: Sequence[str]) -> list[TaskRec
     return found
 
 
-def _condition(text: str) -> tuple[str, str]:
+def condition(text: str) -> tuple[str, str]:
+    """`--where AXIS=VALUE`, taken apart; UsageError if it is not that."""
     name, mark, value = text.partition("=")
     if not mark or not name:
         raise UsageError(f"--where {text}: expected AXIS=VALUE such as size=512")
@@ -100,11 +101,11 @@ def _picked(reader: Reader, job: str, root: str, pick: Path) -> list[TaskRecord]
     lines = list(_lines(pick, root))
     if not lines:
         raise UsageError(f"{_name(pick)}: names no picture: expected a key or a path on each line")
-    hits = _hits(reader.tasks(job, orphaned=True), {word for _, word in lines})
+    found_by = hits(reader.tasks(job, orphaned=True), {word for _, word in lines})
     picked: dict[str, TaskRecord] = {}
     problems = []
     for number, word in lines:
-        found = hits[word]
+        found = found_by[word]
         why = _why_not(job, word, found)
         if why:
             problems.append(f"{_name(pick)}:{number}: {why}")
@@ -127,7 +128,7 @@ def _why_not(job: str, word: str, found: Sequence[TaskRecord]) -> str | None:
     return None
 
 
-def _hits(tasks: Iterable[TaskRecord], words: set[str]) -> dict[str, list[TaskRecord]]:
+def hits(tasks: Iterable[TaskRecord], words: set[str]) -> dict[str, list[TaskRecord]]:
     """The tasks that each word may mean: by key or path, and where nothing has that name, by the start of a key.
 
     A picture that a task of the manifest and an orphan both claim is the former's, which comes first.

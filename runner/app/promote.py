@@ -117,7 +117,7 @@ def promote(wanted: Wanted, options: Options, environment: Mapping[str, str]) ->
         _verify(campaign, finals)
         planned = preview(campaign, plain)
         notes = tuple(_notes(campaign, planned, chosen, same))
-    return Promoted(planned, manifest, prompts, _command(manifest, options), notes)
+    return Promoted(planned, manifest, prompts, run_command(manifest, options), notes)
 
 
 def read_changes(texts: Sequence[str]) -> Changes:
@@ -343,7 +343,7 @@ def _pairs(before: Mapping[str, tuple[Reference, ...]], spec: TaskSpec) -> Itera
     return zip(before[str(spec.draft)], spec.references, strict=False)
 
 
-def _command(manifest: Path, options: Options) -> str:
+def run_command(manifest: Path, options: Options) -> str:
     """The line that runs it, on the same ledger."""
     words = ["bulkrender", "run", f"./{manifest}" if str(manifest).startswith("-") else str(manifest)]
     for name in ("database", "output", "base_url"):

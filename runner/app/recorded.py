@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from runner.app.campaign import Campaign
+from runner.app.pricebook import price_book, recorded_sheets
 from runner.app.views import Json
-from runner.core.catalog import Prices, builtin
+from runner.core.catalog import builtin
 from runner.core.grammar import BatchSettings, Lane
 from runner.core.pricing import PriceSheet, sheet
 from runner.core.retry import RetryPolicy
@@ -31,8 +31,8 @@ class Recorded:
         return self._sheets.get((model, lane)) or sheet(builtin().find(model), lane)
 
 
-def config_of(campaign: Campaign) -> Json:
-    """The terms of a campaign as the ledger keeps them."""
+def config_of(campaign: Campaign, before: Mapping[str, Any], *, now_utc: float) -> Json:
+    """The terms of a campaign as the ledger keeps them; `before` is what it kept of the job until now."""
     manifest = campaign.manifest
     return {
         "manifest": manifest.file,
@@ -40,10 +40,7 @@ def config_of(campaign: Campaign) -> Json:
         "retry": asdict(manifest.retry),
         "batch": asdict(manifest.batch),
         "verify": manifest.verify,
-        "sheets": [
-            {"model": model, "lane": lane, **_sheet_object(price)}
-            for (model, lane), price in campaign.sheets.items()
-        ],
+        **recorded_sheets(manifest, campaign.models, before, now_utc=now_utc),
     }
 
 
@@ -57,26 +54,5 @@ def recorded(reader: Reader, job: str) -> Recorded:
         retry=RetryPolicy(**config.get("retry", {})),
         batch=BatchSettings(**config.get("batch", {})),
         verify=config.get("verify", "structure"),
-        _sheets={(one["model"], one["lane"]): _sheet(one) for one in config.get("sheets", ())},
-    )
-
-
-def _sheet_object(price: PriceSheet) -> Json:
-    """Nano-dollars a token; factors as fractions in words."""
-    return {
-        "prices": asdict(price.prices),
-        "image_tokens": dict(price.image_tokens),
-        "any_size_tokens": price.any_size_tokens,
-        "service_tiers": {name: str(factor) for name, factor in price.service_tiers.items()},
-        "reference_tokens": price.reference_tokens,
-    }
-
-
-def _sheet(record: Json) -> PriceSheet:
-    return PriceSheet(
-        prices=Prices(**record["prices"]),
-        image_tokens=record["image_tokens"],
-        any_size_tokens=record["any_size_tokens"],
-        service_tiers={name: Fraction(factor) for name, factor in record["service_tiers"].items()},
-        reference_tokens=record["reference_tokens"],
+        _sheets={(one.model, one.lane): one.sheet for one in price_book(config).recorded},
     )

@@ -323,13 +323,14 @@ class JobRun:
         )
 
     async def _record(self) -> Enqueued:
-        campaign = self.campaign
+        campaign, reader = self.campaign, self.ledger.reader
+        before = reader.status(campaign.job, since_utc=0).config if reader.recorded(campaign.job) else {}
         spec = JobSpec(
             name=campaign.job,
             manifest_sha256=campaign.sha256,
             output_root=self._root(),
             cap=campaign.cap,
-            config=config_of(campaign),
+            config=config_of(campaign, before, now_utc=self.clock.utc()),
             account=campaign.account,
             drafts=campaign.manifest.drafts,
         )

@@ -47,6 +47,7 @@ class Format(StrEnum):
 
     JSONL = "jsonl"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 class LogFormat(StrEnum):
@@ -218,16 +219,18 @@ def export(
     job: OneJob,
     database: Database = None,
     sandbox: Sandbox = False,
-    format_: Annotated[Format, typer.Option("--format", help="jsonl or csv.")] = Format.JSONL,
+    format_: Annotated[Format, typer.Option("--format", help="jsonl, csv, or parquet (an extra).")] = Format.JSONL,
     to: Annotated[Path | None, typer.Option("--to", help="A file instead of stdout.")] = None,
     orphaned: Annotated[bool, typer.Option("--all", help="Also tasks the manifest no longer names.")] = False,
 ) -> None:
-    """One row per task, as JSON lines or CSV."""
+    """One row per task, as JSON lines, CSV or Parquet."""
     from runner.app.reports import export_rows
 
+    if format_ is Format.PARQUET:
+        _ready_for_parquet(to)
     rows = export_rows(job, Options(database=database, sandbox=sandbox), os.environ, orphaned=orphaned)
     if to is None:
-        _write_rows(rows, format_, sys.stdout)
+        _write_rows(rows, format_, sys.stdout.buffer if format_ is Format.PARQUET else sys.stdout)
     else:
         _write_file(rows, format_, to)
 
@@ -435,7 +438,7 @@ def _write_file(rows: Any, format_: Format, to: Path) -> None:
     if to.exists() and not to.is_file():
         raise UsageError(f"--to {to}: is not a file")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with _opened(part, format_) as file:
             _write_rows(rows, format_, file)
         part.replace(to)
     except OSError as error:
@@ -445,9 +448,29 @@ def _write_file(rows: Any, format_: Format, to: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def _ready_for_parquet(to: Path | None) -> None:
+    """Refuse before anything is read."""
+    from runner.app.parquet import require
+
+    require()
+    if to is None and sys.stdout.isatty():
+        raise UsageError("--format parquet is not for a terminal: add --to FILE")
+
+
+def _opened(part: Path, format_: Format) -> Any:
+    if format_ is Format.PARQUET:
+        return part.open("wb")
+    return part.open("w", encoding="utf-8", newline="")
+
+
 def _write_rows(rows: Any, format_: Format, file: Any) -> None:
     from runner.app.views import EXPORT_COLUMNS
 
+    if format_ is Format.PARQUET:
+        from runner.app.parquet import write
+
+        write(rows, file)
+        return
     if format_ is Format.JSONL:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False), file=file)
@@ -456,3 +479,7 @@ def _write_rows(rows: Any, format_: Format, file: Any) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "axes": json.dumps(row["axes"], ensure_ascii=False)})
+
+
+# at the end, so that `--help` lists them after those above
+from runner.cli import ledger, report, retry  # noqa: E402, F401 - they add their commands

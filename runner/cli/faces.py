@@ -6,7 +6,7 @@ A terminal that vanished raises OSError at the next line; the run goes on, its l
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,16 +75,21 @@ class ConsoleFace:
 
     def agree(self, found: Pruned, *, ask: bool) -> bool:
         """Say which pictures would move away; on a terminal ask for a yes."""
+        line = (
+            f"job {found.job}: {found.pictures} pictures ({megabytes(found.bytes)}) of tasks that the "
+            "manifest of its last run did not name"
+        )
+        return self.consent([line], "Move them to superseded/?", ask=ask)
+
+    def consent(self, lines: Iterable[str], question: str, *, ask: bool) -> bool:
+        """Say what is about to be done; on a terminal ask for a yes."""
         with unheard():
-            self.console.print(
-                f"job {escape(found.job)}: {found.pictures} pictures ({megabytes(found.bytes)}) of tasks that the "
-                "manifest of its last run did not name",
-                soft_wrap=True,
-            )
+            for line in lines:
+                self.console.print(escape(line), soft_wrap=True)
         if not ask or not (sys.stdin.isatty() and self.console.is_terminal):
             return True
         with plain_interrupts(), suppress(EOFError, OSError):
-            return self.console.input("Move them to superseded/? \\[y/N] ").strip().lower() in {"y", "yes"}
+            return self.console.input(f"{question} \\[y/N] ").strip().lower() in {"y", "yes"}
         return False
 
     def notes(self, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.core.batching import Load
+    from runner.ledger.backup import Copied
     from runner.ledger.batch_books import BatchBook
     from runner.ledger.batch_facts import BatchRecord, BatchTally
     from runner.ledger.enqueue import agreed_cap
@@ -53,18 +54,24 @@ if TYPE_CHECKING:
     from runner.ledger.health import Health
     from runner.ledger.ledger import Ledger
     from runner.ledger.reader import Reader
+    from runner.ledger.receipt import AccountBooks, BookedAttempt, BookedTask, Books
 
 __all__ = [
+    "AccountBooks",
     "AccountSpec",
     "AccountStatus",
     "AttemptRecord",
     "BatchBook",
     "BatchRecord",
     "BatchTally",
+    "BookedAttempt",
+    "BookedTask",
+    "Books",
     "Claim",
     "Claimed",
     "Closed",
     "Closing",
+    "Copied",
     "Counters",
     "Drafts",
     "Empty",
@@ -99,7 +106,10 @@ __all__ = [
 ]
 
 
-_MODULES = ("facts", "batch_facts", "batch_books", "enqueue", "health", "reader", "ledger", "batches")
+_MODULES = (
+    *("facts", "batch_facts", "batch_books", "backup", "enqueue", "health", "receipt"),
+    *("reader", "ledger", "batches"),
+)
 
 
 def __getattr__(name: str) -> object:

@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 BATCH = 2_000
 
-_FRESH_TRIES = {"state": State.QUEUED, "tries": 0, "refused_tries": 0, "due_at": None, "reason": "", "error": ""}
+FRESH_TRIES = {"state": State.QUEUED, "tries": 0, "refused_tries": 0, "due_at": None, "reason": "", "error": ""}
 _TOLD = ("prompt_id", "stem", "folded", "position", "axes", "variant", "reference_row", "draft")
 _COMPARED = ("id", "key", "live", "path", "attempts", *_TOLD)
-_BY_KEY = select(*(task.c[name] for name in {*_COMPARED, *_FRESH_TRIES})).where(
+_BY_KEY = select(*(task.c[name] for name in {*_COMPARED, *FRESH_TRIES})).where(
     task.c.job_id == bindparam("job_id"), task.c.key.in_(bindparam("keys", expanding=True))
 )
 _CHANGE = update(task).where(task.c.id == bindparam("row_id"))
@@ -247,8 +247,8 @@ def _change(
     tally.kept += not requeue and known.live
     if known.live and not requeue and all(old[name] == value for name, value in told.items()):
         return None
-    kept = {name: old[name] for name in _FRESH_TRIES}
-    return {"row_id": old["id"], "live": True, **told, **(_FRESH_TRIES if requeue else kept)}
+    kept = {name: old[name] for name in FRESH_TRIES}
+    return {"row_id": old["id"], "live": True, **told, **(FRESH_TRIES if requeue else kept)}
 
 
 def _told(spec: TaskSpec, pictures: "_References") -> dict[str, Any]:

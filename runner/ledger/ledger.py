@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from runner.core.remote import Place, Remote
 from runner.core.retry import LASTING, Move
 from runner.core.task import TaskSpec
 from runner.ledger import batches, quotas
+from runner.ledger.backup import Copied, copy, verify
 from runner.ledger.claim import claim
 from runner.ledger.database import BUSY_TIMEOUT_S, locate, plainly, writing
 from runner.ledger.enqueue import enqueue
@@ -44,7 +46,8 @@ from runner.ledger.health import Health, health
 from runner.ledger.locks import FileLock, job_lock, ledger_lock
 from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.reader import Reader
-from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
+from runner.ledger.retry import retry
+from runner.ledger.schema import HEAD, Kind, beside, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember
 from runner.ledger.writer import PATIENCE_S, Writer
@@ -116,6 +119,26 @@ class Ledger:
     def health(url: str) -> Health:
         """What can be said of a ledger before a run; LedgerError for what no run could use."""
         return health(url)
+
+    @staticmethod
+    def backup(url: str, to: Path | None, *, now_utc: float) -> Copied:
+        """Copy the ledger at `url`, which others may be writing to, into a new file, and read the copy through.
+
+        Without `to` it goes beside the ledger, by date. Raises LedgerError if there is no ledger or `to` is taken,
+        LocalFailureError where it cannot be written.
+        """
+        path = locate(url)
+        revision = identify(path).revision
+        if revision is None:
+            raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+        to = beside(path, revision, now_utc) if to is None else to
+        if to.exists() or to.is_symlink():
+            raise LedgerError(f"{to}: is there already, and is not overwritten; name another file")
+        if not to.parent.is_dir():
+            raise LedgerError(f"{to}: the folder {to.parent} does not exist")
+        found: list[Copied] = []
+        copy(path, to, lambda unfinished: found.append(verify(unfinished)))
+        return replace(found[0], path=to)
 
     @property
     def busy(self) -> bool:
@@ -331,6 +354,10 @@ class Ledger:
                 connection, claimed, outcome, settlement, move, now=now, latency_s=latency_s, adopted=adopted
             )
         )
+
+    async def retry(self, job: str, keys: Collection[str], *, now: float) -> int:
+        """Put those refused and failed tasks back with fresh tries; returns how many were."""
+        return await self._writer.run(partial(retry, name=job, keys=keys, now=now))
 
     async def halt(self, job: str, halted: str | None, reason: str | None, *, now: float) -> None:
         """Say why the job no longer claims; two None take it back."""

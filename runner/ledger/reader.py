@@ -1,6 +1,6 @@
 """The ledger as everybody else sees it: read from threads, never changed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from runner.core.budget import Spend
 from runner.core.reference import Reference, Uploaded
 from runner.core.task import Recipe
-from runner.ledger import batch_books, batch_queries, queries, quotas
+from runner.ledger import batch_books, batch_queries, queries, quotas, receipt
 from runner.ledger.batch_facts import BatchRecord, BatchTally
 from runner.ledger.database import plainly, reading
 from runner.ledger.facts import (
@@ -127,6 +127,12 @@ class Reader:
     def recount(self, job: str) -> Counters:
         """The same from the rows they count; reads them all."""
         return self._ask(queries.recount, job)
+
+    def books(
+        self, job: str, each: Callable[[receipt.BookedTask, Sequence[receipt.BookedAttempt]], None]
+    ) -> receipt.Books:
+        """Show `each` task of the job with its attempts; answer with the counters of that instant."""
+        return self._ask(receipt.books, job, each)
 
     def places(self, job: str) -> Iterator[Place]:
         """The cell of every task the job has ever had, orphans' included, streamed."""

@@ -3,12 +3,9 @@
 Alembic is loaded only where there is something to migrate: it doubles the start of every command.
 """
 
-import os
-import sqlite3
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +16,7 @@ from sqlalchemy import Connection, insert, inspect, select, text
 import runner
 from runner.core.errors import LedgerError, WrongLedgerError
 from runner.ledger import models
+from runner.ledger.backup import copy
 from runner.ledger.database import plainly, reading, set_up_file, writing
 from runner.ledger.locks import FileLock
 
@@ -114,7 +112,7 @@ def refuse_newer(path: Path, revision: str | None) -> None:
 def _upgrade(path: Path, kind: Kind, revision: str | None, now_utc: float) -> None:
     """All or nothing: SQLite takes back a table that was created in a transaction that did not commit."""
     if revision is not None:
-        backup(path, revision, now_utc)
+        copy(path, beside(path, revision, now_utc))
     with plainly(path), writing(path, create=revision is None).connect() as connection:
         set_up_file(connection)
         with connection.begin():
@@ -132,26 +130,10 @@ def migrate(connection: Connection, to: str = "head") -> None:
         raise LedgerError(f"the upgrade would break references: {tuple(broken)}; nothing was changed")
 
 
-def backup(path: Path, revision: str, now_utc: float) -> Path:
-    """A consistent, durable copy beside the ledger, under its final name only once complete."""
+def beside(path: Path, revision: str, now_utc: float) -> Path:
+    """What a copy of the ledger is called that lies beside it."""
     stamp = datetime.fromtimestamp(now_utc, UTC).strftime("%Y%m%dT%H%M%SZ")
-    copy = path.with_name(f"{path.name}.backup-{revision}-{stamp}")
-    unfinished = copy.with_name(f"{copy.name}.unfinished")
-    with plainly(path), closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as target:
-        source.backup(target)
-        target.execute("PRAGMA journal_mode = DELETE")
-    _sync(unfinished)
-    unfinished.rename(copy)
-    _sync(copy.parent)
-    return copy
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return path.with_name(f"{path.name}.backup-{revision}-{stamp}")
 
 
 def configuration(connection: Connection | None = None) -> "Config":

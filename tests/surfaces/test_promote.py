@@ -230,7 +230,7 @@ def test_a_start_of_a_key_that_two_tasks_have_is_ambiguous():
     tasks: list[Any] = [
         SimpleNamespace(key=key, path=None) for key in ("k1-aaaaaaaa1", "k1-aaaaaaaa2", "k1-bbbbbb")
     ]
-    hits = choice._hits(tasks, {"k1-aaaaaaaa", "k1-bbbbb"})
+    hits = choice.hits(tasks, {"k1-aaaaaaaa", "k1-bbbbb"})
     why = choice._why_not("j", "k1-aaaaaaaa", hits["k1-aaaaaaaa"])
     assert why == "'k1-aaaaaaaa' is ambiguous: it may be k1-aaaaaaaa1 and k1-aaaaaaaa2"
     assert [one.key for one in hits["k1-bbbbb"]] == ["k1-bbbbbb"]

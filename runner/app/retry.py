@@ -1,0 +1,267 @@
+"""Refused and failed tasks go back into the queue, once somebody has heard what they will cost. Buys nothing."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from runner.app.campaign import BYTES_A_TOKEN, LIKELY_TEXT, LIKELY_TEXT_OTHERWISE, plus
+from runner.app.choice import MOST_VALUES, SHORTEST, Chosen, condition, hits, values_of
+from runner.app.pricebook import PriceBook, price_book
+from runner.app.promote import run_command
+from runner.app.settings import Options, resolve
+from runner.app.views import Json, cap_object
+from runner.core.budget import Cap, Spend, dollars, fits
+from runner.core.errors import UsageError
+from runner.core.lifecycle import State
+from runner.core.pricing import Quote, Seen, Tokens, allowance
+from runner.core.shape import guess, listed
+from runner.ledger import JobStatus, Ledger, Reader, TaskRecord
+
+AGAIN = (State.REFUSED, State.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tasks are meant: those that fit all that is given. Nothing given: all refused and failed ones."""
+
+    states: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    """`AXIS=VALUE`."""
+    keys: tuple[str, ...] = ()
+    """A key, the start of one, or a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What goes back, and what it will cost."""
+
+    job: str
+    tasks: int = 0
+    kinds: Mapping[tuple[State, str], int] = field(default_factory=dict)
+    """Tasks by state and reason."""
+    likely_nanos: int | None = 0
+    """At one try each; None at unknown prices."""
+    worst_nanos: int | None = 0
+    image_tokens: int | None = 0
+    unknown_nanos: int | None = 0
+    """What earlier attempts of them hold, and go on holding."""
+    cap: Cap = field(default_factory=Cap)
+    over: tuple[str, ...] = ()
+    """Whose cap they would pass at worst."""
+    command: str = ""
+    """The line that buys them; empty where nobody knows the manifest."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the worst case fits every cap."""
+        return not self.over
+
+
+def retry(
+    job: str,
+    selection: Selection,
+    options: Options,
+    environment: Mapping[str, str],
+    agree: Callable[[Retried], bool],
+) -> Retried:
+    """Put the chosen back, once `agree` has heard what they will cost. Holds the job's lock meanwhile.
+
+    Raises UsageError for a choice that cannot be meant, or if it was not agreed to; JobLockedError if the job is
+    being run.
+    """
+    settings = resolve(options, environment)
+    if not Ledger.exists(settings.database):
+        Ledger.read(settings.database)  # which says what to do
+    with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger:
+        _refuse_unknown_job(ledger.reader, job)
+        with ledger.lock_job(job):
+            tasks = choose(ledger.reader, job, selection)
+            found = _priced(ledger.reader, job, tasks, options)
+            if not tasks:
+                return found
+            if not agree(found):
+                raise UsageError("not confirmed: nothing was put back")
+            anyio.run(partial(ledger.retry, job, [task.key for task in tasks], now=time.time()))
+            return found
+
+
+def _refuse_unknown_job(reader: Reader, job: str) -> None:
+    names = reader.job_names()
+    if job not in names:
+        raise UsageError(f"no job {job!r} in this ledger; it has: {', '.join(names) or 'none'}")
+
+
+# --- which ---
+
+
+def choose(reader: Reader, job: str, selection: Selection) -> list[TaskRecord]:
+    """The tasks that are meant, in the manifest's order; none only if nothing was refused and nothing failed."""
+    for state in selection.states:
+        if state not in AGAIN:
+            raise UsageError(f"--state {state}: only {listed(AGAIN)} tasks can be tried again")
+    conditions = [condition(text) for text in selection.where]
+    named = _named(reader, job, selection.keys)
+    ended = [task for task in reader.tasks(job) if task.state in AGAIN]
+    if not ended:
+        return []
+    _refuse_unknown_values(ended, selection, conditions)
+    chosen = [
+        task
+        for task in ended
+        if (not named or task.key in named)
+        and (not selection.states or task.state in selection.states)
+        and (not selection.reasons or task.reason in selection.reasons)
+        and all(values_of(task).get(name) == value for name, value in conditions)
+    ]
+    if not chosen:
+        raise UsageError(f"no task fits all of that; {_what_there_is(ended)}")
+    return chosen
+
+
+def _named(reader: Reader, job: str, words: Sequence[str]) -> set[str]:
+    """The keys that are meant; UsageError with everything that is wrong with them at once."""
+    if not words:
+        return set()
+    found = hits(reader.tasks(job, orphaned=True), set(words))
+    problems = [f"--key {word}: {why}" for word in words if (why := _why_not(job, found[word]))]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return {found[word][0].key for word in words}
+
+
+def _why_not(job: str, found: Sequence[TaskRecord]) -> str | None:
+    if not found:
+        return f"job {job} has no such task: expected its key, {SHORTEST} or more characters of it, or its path"
+    if len(found) > 1:
+        return f"is ambiguous: it may be {listed([task.key for task in found[:MOST_VALUES]], 'and')}"
+    [task] = found
+    if not task.live:
+        return "the manifest no longer names it: put it back there, and run that"
+    return None if task.state in AGAIN else f"is {task.state.value}: only {listed(AGAIN)} tasks can be tried again"
+
+
+def _refuse_unknown_values(
+    ended: Sequence[TaskRecord], selection: Selection, conditions: Sequence[tuple[str, str]]
+) -> None:
+    reasons = {task.reason for task in ended}
+    for reason in selection.reasons:
+        if reason not in reasons:
+            raise UsageError(f"--reason {reason}: no task has it{guess(reason, reasons)}; {_what_there_is(ended)}")
+    axes = {name: None for task in ended for name in values_of(task)}
+    for name, value in conditions:
+        if name not in axes:
+            raise UsageError(f"--where {name}={value}: unknown axis {name!r}{guess(name, axes)}")
+
+
+def _what_there_is(ended: Sequence[TaskRecord]) -> str:
+    return f"there are {', '.join(_words(_kinds(ended)))}"
+
+
+def _kinds(tasks: Sequence[TaskRecord]) -> Mapping[tuple[State, str], int]:
+    return dict(Counter((task.state, task.reason) for task in tasks).most_common())
+
+
+def _words(kinds: Mapping[tuple[State, str], int]) -> Iterator[str]:
+    return (f"{count} {state.value} ({reason})" for (state, reason), count in kinds.items())
+
+
+# --- for how much ---
+
+
+def _priced(reader: Reader, job: str, tasks: Sequence[TaskRecord], options: Options) -> Retried:
+    status = reader.status(job, since_utc=0)
+    book = price_book(status.config)
+    likely: int | None = 0
+    worst: int | None = 0
+    image_tokens: int | None = 0
+    unknown: int | None = 0
+    for one in _chosen(reader, job, tasks):
+        quote, probably = _worth(one, book)
+        likely, worst = plus(likely, probably), plus(worst, quote.nanos)
+        image_tokens = plus(image_tokens, quote.image_tokens)
+        unknown = plus(unknown, one.task.unknown_nanos)
+    manifest = status.config.get("manifest")
+    return Retried(
+        job=job,
+        tasks=len(tasks),
+        kinds=_kinds(tasks),
+        likely_nanos=likely,
+        worst_nanos=worst,
+        image_tokens=image_tokens,
+        unknown_nanos=unknown,
+        cap=status.cap,
+        over=tuple(_over(status, Quote(worst, image_tokens, 0, 0))),
+        command=run_command(Path(str(manifest)), options) if manifest else "",
+    )
+
+
+def _chosen(reader: Reader, job: str, tasks: Sequence[TaskRecord]) -> Iterator[Chosen]:
+    known = {task.key: task for task in tasks}
+    for key, recipe, references in reader.requests(job, known):
+        yield Chosen(known[key], recipe, references)
+
+
+def _worth(one: Chosen, book: PriceBook) -> tuple[Quote, int | None]:
+    """What one try of it may cost at worst, and what it probably does; as a plan reckons."""
+    lane = "batch" if book.manifest is not None and book.manifest.lane == "batch" else "standard"
+    price, recipe = book.coming(one.recipe.model, lane).sheet, one.recipe
+    size_bytes = len(one.task.prompt.encode()) + len((recipe.system or "").encode())
+    references = len(one.references)
+    quote = price.quote(
+        size=one.task.size, thinking=recipe.thinking, input_bytes=size_bytes, seen=Seen(), references=references
+    )
+    text = min(allowance(recipe.thinking), LIKELY_TEXT.get(recipe.thinking or "", LIKELY_TEXT_OTHERWISE))
+    tokens = Tokens(
+        -(-size_bytes // BYTES_A_TOKEN) + references * price.reference_tokens, text, quote.image_tokens
+    )
+    return quote, price.cost(tokens)
+
+
+def _over(status: JobStatus, whole: Quote) -> Iterator[str]:
+    holders: list[tuple[str, Spend, Cap]] = [("the cap of the job", status.spend, status.cap)]
+    if status.account is not None:
+        holders.append((f"the cap of account {status.account.name}", status.account.spend, status.account.cap))
+    return (f"{whose}, {cap.words()}" for whose, spend, cap in holders if not fits(spend, cap, whole))
+
+
+def lines(found: Retried) -> Iterator[str]:
+    """What is about to go back, for people."""
+    yield f"job {found.job}: {found.tasks} tasks to try again: {', '.join(_words(found.kinds))}"
+    if found.likely_nanos is None or found.worst_nanos is None:
+        yield "  what they cost is not known: no prices"
+    else:
+        yield f"  at one try each likely ${dollars(found.likely_nanos)}, up to ${dollars(found.worst_nanos)}"
+    if found.unknown_nanos:
+        held = dollars(found.unknown_nanos)
+        yield f"  earlier requests for them may have been bought: ${held} stays held, and they may be bought twice"
+    for whose in found.over:
+        yield f"  at worst they do not fit {whose}: `run` stops there"
+
+
+def retried_object(found: Retried) -> Json:
+    """`retry --json`."""
+    return {
+        "job": found.job,
+        "tasks": found.tasks,
+        "by": [{"state": state.value, "reason": reason, "tasks": n} for (state, reason), n in found.kinds.items()],
+        "projected": {
+            "usd": _usd(found.likely_nanos),
+            "max_usd": _usd(found.worst_nanos),
+            "image_tokens": found.image_tokens,
+        },
+        "unknown_usd": _usd(found.unknown_nanos),
+        "cap": cap_object(found.cap),
+        "fits": found.fits,
+        "command": found.command or None,
+        "exit_code": 0,
+    }
+
+
+def _usd(nanos: int | None) -> str | None:
+    return None if nanos is None else dollars(nanos)

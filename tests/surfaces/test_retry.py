@@ -1,0 +1,166 @@
+"""`retry`: what was refused or failed goes back, once its price was said; the next run buys it."""
+
+import json
+
+import pytest
+
+from runner.cli.faces import ConsoleFace
+from runner.ledger import Ledger
+from tests.surfaces.holding import ANSWER, holding_service
+
+REFUSAL = json.dumps(
+    {
+        "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"},
+        "usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 3},
+    }
+)
+FIELDS = "budget: {usd: 3}\nretry: {attempts: 1}"
+
+
+@pytest.fixture
+def provider(home, monkeypatch):
+    """Answers at once: refuses until `answer` is the picture, in 512."""
+    with holding_service() as held:
+        held.answer = REFUSAL
+        held.release()
+        monkeypatch.setenv("GEMINI_API_KEY", "sandbox")
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", held.base_url)
+        yield held
+
+
+@pytest.fixture
+def refused(provider, command, manifest):
+    """Four tasks, all refused; the service would serve them now."""
+    assert command("run", manifest(FIELDS, size="[512, 1K]")).code == 1
+    provider.answer = ANSWER
+    return provider
+
+
+def states(command):
+    return json.loads(command("status", "j", "--json").out)["tasks"]
+
+
+def test_all_go_back_for_a_price_and_the_next_run_buys_them(refused, command):
+    sent = refused.arrived
+    result = command("retry", "j", "--yes", "--json")
+    assert result.code == 0
+    answer = json.loads(result.out)
+    assert answer == {
+        "job": "j",
+        "tasks": 4,
+        "by": [{"state": "refused", "reason": "prompt_blocked", "tasks": 4}],
+        "projected": {"usd": "0.226142", "max_usd": "0.233045", "image_tokens": 3734},
+        "unknown_usd": "0.00",
+        "cap": {"usd": "3.00", "image_tokens": None},
+        "fits": True,
+        "command": "bulkrender run j.yaml",
+        "exit_code": 0,
+    }
+    assert "job j: 4 tasks to try again: 4 refused (prompt_blocked)" in result.err
+    assert "at one try each likely $0.226142, up to $0.233045" in result.err
+    assert refused.arrived == sent
+    assert (states(command)["queued"], command("status", "j").code) == (4, 130)
+    assert "4 tasks were put back by `retry`" in command("status", "j").out
+    assert json.loads(command("plan", "j.yaml", "--json").out)["projected"] == answer["projected"]
+    command("run", "j.yaml")
+    assert refused.arrived == sent + 4
+    receipt = json.loads(command("report", "j", "--json").out)
+    assert receipt["checks"]["adds_up"]
+    assert receipt["sends"]["again"] == 4
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        (("--state", "refused"), 4),
+        (("--reason", "prompt_blocked", "--reason", "prompt_blocked"), 4),
+        (("--where", "size=1K"), 2),
+        (("--where", "size=1K", "--where", "prompt=a"), 1),
+        (("--state", "refused", "--where", "prompt=b"), 2),
+    ],
+)
+def test_some_go_back_by_what_they_have_in_common(refused, command, chosen, count):
+    result = command("retry", "j", *chosen)
+    assert f"{count} tasks put back; buy them with: bulkrender run j.yaml" in result.out
+    assert states(command)["queued"] == count
+    assert states(command)["refused"] == 4 - count
+
+
+def test_one_goes_back_by_its_key_or_the_start_of_it(refused, command):
+    keys = [json.loads(line)["key"] for line in command("export", "j").out.splitlines()]
+    assert json.loads(command("retry", "j", "--key", keys[0], "--key", keys[1][:12], "--json").out)["tasks"] == 2
+    again = command("retry", "j", "--key", keys[0])
+    assert again.code == 2
+    assert f"--key {keys[0]}: is queued: only refused or failed tasks can be tried again" in again.err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (("--state", "lost"), "--state lost: only refused or failed tasks can be tried again"),
+        (("--state", "failed"), "no task fits all of that; there are 4 refused (prompt_blocked)"),
+        (("--reason", "prompt_block"), "no task has it: did you mean 'prompt_blocked'?; there are 4 refused"),
+        (("--where", "sise=1K"), "--where sise=1K: unknown axis 'sise': did you mean 'size'?"),
+        (("--where", "size"), "--where size: expected AXIS=VALUE such as size=512"),
+        (("--key", "nothing"), "--key nothing: job j has no such task: expected its key, 8 or more characters"),
+        (("--key", "k1-"), "--key k1-: job j has no such task"),
+    ],
+)
+def test_what_cannot_be_meant_changes_nothing(refused, command, chosen, says):
+    result = command("retry", "j", *chosen)
+    assert result.code == 2
+    assert says in result.err
+    assert states(command)["refused"] == 4
+
+
+def test_an_orphan_goes_back_by_way_of_the_manifest(refused, command, manifest):
+    key = json.loads(command("export", "j").out.splitlines()[0])["key"]
+    command("run", manifest(FIELDS, prompts="[{id: b, text: a dog}]"))
+    result = command("retry", "j", "--key", key)
+    assert result.code == 2
+    assert "the manifest no longer names it: put it back there, and run that" in result.err
+
+
+def test_what_the_cap_will_not_take_is_said(refused, command, manifest):
+    command("run", manifest(FIELDS.replace("3", "0.1"), size="[512, 1K]"))
+    result = command("retry", "j", "--json")
+    assert (result.code, json.loads(result.out)["fits"]) == (0, False)
+    assert "at worst they do not fit the cap of the job, $0.10: `run` stops there" in result.err
+    assert command("run", "j.yaml").code == 3
+
+
+def test_who_says_no_keeps_everything(refused, command, monkeypatch):
+    monkeypatch.setattr(ConsoleFace, "consent", lambda *_, **__: False)
+    result = command("retry", "j")
+    assert (result.code, "not confirmed: nothing was put back" in result.err) == (2, True)
+    assert states(command)["refused"] == 4
+
+
+def test_a_job_that_is_being_run_is_left_alone(refused, command, home):
+    with Ledger.open(f"sqlite:///{home}/bulkrender.db", "live", now_utc=0.0) as ledger, ledger.lock_job("j"):
+        result = command("retry", "j")
+    assert (result.code, "already being run" in result.err) == (2, True)
+
+
+def test_nothing_to_do_no_job_no_ledger(provider, command, manifest, home):
+    result = command("retry", "j")
+    assert (result.code, "no ledger yet" in result.err) == (2, True)
+    assert not list(home.glob("bulkrender.db*"))
+    provider.answer = ANSWER
+    assert command("run", manifest()).code == 0
+    result = command("retry", "j", "--yes")
+    assert (result.code, result.out) == (0, "job j: nothing was refused and nothing failed\n")
+    assert "no job 'k' in this ledger; it has: j" in command("retry", "k").err
+    assert command("retry", "j", "--sandbox", "--database", "sqlite:///bulkrender.db").code == 2
+
+
+def test_what_is_held_goes_back_and_stays_held(provider, command, manifest):
+    provider.answer = "{}"
+    assert command("run", manifest("retry: {unknown: hold}")).code == 1
+    held = json.loads(command("status", "j", "--json").out)["spend"]["unknown_usd"]
+    provider.answer = ANSWER
+    result = command("retry", "j", "--reason", "unknown_held")
+    assert f"${held} stays held, and they may be bought twice" in result.err
+    assert command("run", "j.yaml").code == 0
+    assert json.loads(command("status", "j", "--json").out)["spend"]["unknown_usd"] == held
+    assert command("report", "j").code == 0
