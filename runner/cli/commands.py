@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+import runner.cli.gallery  # noqa: F401 - its command
 from runner.app.settings import Options
 from runner.cli.base import (
     AsJson,

@@ -47,6 +47,7 @@ from runner.ledger.facts import (
 )
 from runner.ledger.locks import FileLock, job_lock, ledger_lock, runner_of
 from runner.ledger.pulses import beat, quiet, stands
+from runner.ledger.rejected import rejected
 from runner.ledger.schema import HEAD, Kind, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember, uploads
@@ -153,6 +154,10 @@ class Reader:
     def requests(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Recipe, tuple[Reference, ...]]]:
         """(key, recipe, references) of those tasks of the job, in no order."""
         return self._stream(queries.requests, job, keys)
+
+    def rejected(self, job: str) -> Iterator[tuple[str, str, str]]:
+        """(key, path, sha256) of the last picture that was not what was ordered, of tasks that have no other."""
+        return self._stream(rejected, job)
 
     def orphans(self, job: str) -> Iterator[tuple[str, str, int]]:
         """(key, path, bytes) of every picture whose task the manifest no longer names, streamed."""
