@@ -11,10 +11,12 @@ from typing import Generic, TypeVar
 
 from runner.app.choice import values_of
 from runner.app.views import Json, cap_object, spend_object
-from runner.core.lifecycle import State
+from runner.core.lifecycle import TERMINAL, State
 from runner.core.task import Recipe
 from runner.ledger import AttemptRecord, JobStatus, Reader, TaskRecord
 
+STATES = (*sorted(TERMINAL, key=list(State).index), *(state for state in State if state not in TERMINAL))
+"""What has ended first: that is what people come to see."""
 Picture = tuple[str, str]
 """Path below the output root, and sha256."""
 T = TypeVar("T")
@@ -138,7 +140,7 @@ def job_facts(status: JobStatus, *, sandbox: bool, live: bool, made_at: float) -
         "running": live,
         "halted": None if live else status.halted,
         "reason": None if live else status.reason,
-        "states": [*(state.value for state in State), "orphaned"],
+        "states": [*(state.value for state in STATES), "orphaned"],
     }
 
 

@@ -23,8 +23,7 @@ def default_place(output: Path, job: str) -> Path:
 
 
 def take(folder: Path, job: str) -> None:
-    """Make the folder, or find that it is this job's gallery or empty. UsageError for any other: nothing is there
-    to be overwritten."""
+    """Make the folder, or find that it is this job's gallery or empty; UsageError for any other."""
     try:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder}: is a file; say where the gallery is to go with --to DIR")

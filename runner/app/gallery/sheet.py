@@ -84,7 +84,7 @@ def form_of(path: Path) -> str:
 
 
 def write_sheet(path: Path, title: str, frames: Sequence[Frame]) -> None:
-    """Write the sheet, in place at once. UsageError where there is nothing to show, or `path` cannot be written."""
+    """Write the sheet, in place at once; UsageError where there is nothing to show or `path` takes nothing."""
     if not frames:
         raise UsageError("--contact-sheet: the job has no pictures yet")
     part = path.with_name(f".{path.name}.part")

@@ -26,12 +26,11 @@ function showHead() {
   document.title = `${job}: gallery`;
   $("job").textContent = job;
   const spent = spend.usd === null ? "spend unknown" : `$${spend.usd} spent`;
-  const state = running ? "under way" : halted ? `stopped: ${reason || halted}` : "";
+  $("stopped").textContent = $("stopped").title = halted ? `stopped: ${reason || halted}` : "";
   $("facts").textContent = [
     `${TASKS.filter((task) => task.state === "succeeded").length.toLocaleString("en-US")} of ${TASKS.filter((task) => task.state !== "orphaned").length.toLocaleString("en-US")} pictures`,
-    cap.usd === null ? spent : `${spent} of $${cap.usd}`, sandbox ? "sandbox" : "", state,
+    cap.usd === null ? spent : `${spent} of $${cap.usd}`, sandbox ? "sandbox" : "", running ? "under way" : "",
   ].filter(Boolean).join(" · ");
-  $("facts").title = $("facts").textContent;
   $("made").textContent = `as of ${new Date(made_at * 1_000).toLocaleString()}`;
 }
 
@@ -80,7 +79,7 @@ const THEMES = ["auto", "light", "dark"];
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  $("theme").textContent = theme;
+  $("theme").textContent = `◐ ${theme}`;
   $("theme").title = `Light and dark: ${theme} (t)`;
   $("theme").setAttribute("aria-label", `Light and dark: ${theme}`);
 }
@@ -150,12 +149,15 @@ function onKey(event) {
 
 function escape(typing) {
   const menu = $("filters").querySelector("details[open]");
-  if (menu) menu.open = false;
-  else if (typing && !view.query) document.activeElement.blur();
-  else if (isFiltered()) {
+  if (menu) {
+    menu.open = false;
+    return menu.summary.focus();
+  }
+  if (isFiltered()) {
     unfilter();
     update();
   }
+  if (typing) document.activeElement.blur();
 }
 
 function wire() {
