@@ -22,7 +22,7 @@ MOST_NAMED = 10
 def gallery(
     job: Annotated[str, typer.Argument(help="The job; it may be half done.")],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder [gallery/JOB below that of the pictures].")
+        Path | None, typer.Option(metavar="DIR", help="The folder; else gallery/JOB below that of the pictures.")
     ] = None,
     contact_sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="All pictures as one image as well: .png or .pdf.")
