@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+import runner.cli.gallery  # noqa: F401 - its command
 from runner.app.settings import Options
-from runner.cli import repair  # noqa: F401 - its commands
 from runner.cli.base import (
     AnyJob,
     AsJson,
@@ -482,4 +482,4 @@ def _write_rows(rows: Any, format_: Format, file: Any) -> None:
 
 
 # at the end, so that `--help` lists them after those above
-from runner.cli import ledger, report, retry  # noqa: E402, F401 - they add their commands
+from runner.cli import gallery, ledger, repair, report, retry  # noqa: E402, F401 - they add their commands

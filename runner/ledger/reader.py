@@ -26,6 +26,7 @@ from runner.ledger.facts import (
     Wish,
 )
 from runner.ledger.locks import runner_of
+from runner.ledger.rejected import rejected
 from runner.ledger.stems import stems_in_flight
 from runner.ledger.uploads import uploads
 
@@ -161,6 +162,10 @@ class Reader:
     def requests(self, job: str, keys: Iterable[str]) -> Iterator[tuple[str, Recipe, tuple[Reference, ...]]]:
         """(key, recipe, references) of those tasks of the job, in no order."""
         return self._stream(queries.requests, job, keys)
+
+    def rejected(self, job: str) -> Iterator[tuple[str, str, str]]:
+        """(key, path, sha256) of the last picture that was not what was ordered, of tasks that have no other."""
+        return self._stream(rejected, job)
 
     def orphans(self, job: str) -> Iterator[tuple[str, str, int]]:
         """(key, path, bytes) of every picture whose task the manifest no longer names, streamed."""
