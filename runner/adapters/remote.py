@@ -16,7 +16,14 @@ from runner.adapters.batches import BatchesClient, IncompleteListError
 from runner.adapters.harvest import harvest
 from runner.adapters.lines import MIMES, LineError, Written, write_lines
 from runner.adapters.rejection import Asked
-from runner.adapters.setback import ChangedError, GoneError, MissingFileError, PassingError, UploadError
+from runner.adapters.setback import (
+    ChangedError,
+    GoneError,
+    MissingFileError,
+    PassingError,
+    SpoiltError,
+    UploadError,
+)
 from runner.adapters.uploads import FilesClient
 from runner.core.catalog import Catalog
 from runner.core.errors import LocalFailureError
@@ -70,7 +77,9 @@ class BatchService:
             raise LocalFailureError(f"the input of a batch at {path} cannot be sent: {error}") from None
         except UploadError as error:
             said = f"the input of the batch was not uploaded: {error}"
-            raise Unsendable("upload_failed", said, passing=isinstance(error, PassingError)) from None
+            raise Unsendable(
+                "upload_failed", said, passing=isinstance(error, PassingError | SpoiltError)
+            ) from None
         return held.name
 
     def tidy(self, tokens: Iterable[str]) -> None:

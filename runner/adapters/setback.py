@@ -43,6 +43,10 @@ class GoneError(UploadError):
     """The service says that it does not have the file, or not for this key."""
 
 
+class SpoiltError(UploadError):
+    """It arrived whole, and the service lost it or made nothing of it."""
+
+
 class ChangedError(UploadError):
     """The file is not the one that was inspected; nothing of it is kept at the service."""
 

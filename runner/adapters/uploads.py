@@ -18,7 +18,7 @@ from runner.adapters.request import file_address
 from runner.adapters.resumable import ResumableUploads, Source
 from runner.adapters.seal import sealed, spellings
 from runner.adapters.session import Secret, Session, common_headers
-from runner.adapters.setback import MimeRefusedError, Patience, SetbackError, UploadError
+from runner.adapters.setback import MimeRefusedError, Patience, SetbackError, SpoiltError, UploadError
 from runner.core.reference import Uploaded
 from runner.engine.clock import LoopClock
 from runner.engine.ports import Clock
@@ -134,7 +134,7 @@ class FilesClient(Session):
         if flaw := self._flaw(file, source):
             with suppress(UploadError):
                 await self.delete(file.name)
-            raise UploadError(flaw)
+            raise SpoiltError(flaw)
         expires = file.expires_at_utc or self._clock.utc() + LIFETIME_S
         return Uploaded(file.name, file.uri or self.address(file.name), file.mime or mime, expires)
 
@@ -147,7 +147,7 @@ class FilesClient(Session):
             waited_s += _POLL_S
             found = await self.get(file.name)
             if found is None:
-                raise UploadError("the service lost it while processing it")
+                raise SpoiltError("the service lost it while processing it")
             file = found
         return file
 

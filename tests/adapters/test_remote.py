@@ -247,7 +247,7 @@ def test_another_type_is_tried_where_one_is_refused(tmp_path: Path, names: int) 
         ({"breaks": [says(404)]}, "has no Files API", False),
         ({"breaks": [says(403, "no")]}, "was not uploaded: HTTP 403: no", False),
         ({"breaks": [says(400, "MIME")] * 3}, "was not uploaded: HTTP 400: MIME", False),
-        ({"meta": {"state": "FAILED"}}, "cannot use it", False),
+        ({"meta": {"state": "FAILED"}}, "cannot use it", True),
     ],
 )
 def test_why_an_input_was_not_uploaded_is_said(
