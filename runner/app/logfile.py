@@ -33,13 +33,12 @@ KINDS = {
     ("batchlane", "_make_ready"): "wait",
     ("deadline", "keep"): "pace",
     ("harvest", "_settle"): "request",
-    **{
-        ("remotes", name): "batch"
-        for name in ("send", "_created", "_post", "_refused", "_look_for", "_missed", "_cancel", "_harvest")
-    },
-    **{("remotes", name): "wait" for name in ("_wait_out", "_say_changes", "_not_told")},
+    ("submission", "wait_out"): "wait",
+    ("openbatches", "not_told"): "wait",
 }
 """What the engine says, told apart by who says it."""
+OF_BATCHES = frozenset({"submission", "openbatches", "watching", "harvest", "remotes"})
+"""Modules whose other lines are about remote batches."""
 OURS = ("kind", "job", "facts")
 
 
@@ -83,7 +82,8 @@ class _Stamp(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         given = getattr(record, "kind", None) or KINDS.get((record.module, record.funcName))
-        record.kind = given or ("note" if record.levelno >= logging.WARNING else "run")
+        otherwise = "note" if record.levelno >= logging.WARNING else "run"
+        record.kind = given or ("batch" if record.module in OF_BATCHES else otherwise)
         record.job = self._job()
         return True
 
