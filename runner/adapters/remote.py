@@ -85,7 +85,8 @@ class BatchService:
     def tidy(self, tokens: Iterable[str]) -> None:
         """Remove inputs that a killed run left in the middle of their upload. Blocks."""
         for token in tokens:
-            _removed(self._folder / f"{token}.jsonl")
+            for name in (f"{token}.jsonl", f"{token}.jsonl.part"):
+                _removed(self._folder / name)
 
     # --- the job ---
 
