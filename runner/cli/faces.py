@@ -171,7 +171,9 @@ def details(status: JobStatus, watched: Watched) -> str:
 def pace_line(status: JobStatus, watched: Watched) -> str:
     """In flight, rate and ETA."""
     rate = rate_and_eta(status, time.time() - watched.started_at)
-    return ", ".join([f"{watched.pool.in_flight} in flight", *rate])
+    submitted = status.tasks[State.SUBMITTED]
+    batched = [f"{submitted} in batches"] if submitted else []
+    return ", ".join([f"{watched.pool.in_flight} in flight", *batched, *rate])
 
 
 def money_line(status: JobStatus, watched: Watched) -> str:
@@ -185,6 +187,8 @@ def holding(pulse: Pulse) -> str:
     """What holds a run back, and what it costs; empty where nothing but the time that answers take does."""
     if pulse.binds is None:
         return ""
+    if pulse.binds == "remote":
+        return pulse.said
     words = f"held back by {BINDING_WORDS[pulse.binds]} ({shortened(pulse.said)})"
     if pulse.belief:
         words += f", believes {pulse.belief}"

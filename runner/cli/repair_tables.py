@@ -49,7 +49,7 @@ def _books(job: Reconciled) -> Table:
     for book in job.books:
         record = book.record
         table.add_row(
-            f"  {record.name or record.token[:8]}",
+            f"  {record.name or record.token[:8]}"[:24],
             record.remote_state.lower() or record.reason or record.state.value,
             *(str(number) for number in (record.lines, book.settled, book.released, book.unknown, book.open)),
             f"${dollars(book.cost_nanos)}",
