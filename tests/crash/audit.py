@@ -219,7 +219,7 @@ _ATTEMPT_SUM = """
 SELECT '{0}', {0}, (SELECT coalesce(sum({1}), 0) FROM attempt WHERE state = '{2}') FROM job
 """
 _COUNTERS = " UNION ALL ".join(
-    [_TASK_COUNT.format(state) for state in ("queued", "running", "succeeded", "refused", "failed")]
+    [_TASK_COUNT.format(state) for state in ("queued", "running", "submitted", "succeeded", "refused", "failed")]
     + [
         _ATTEMPT_SUM.format(*column)
         for column in (

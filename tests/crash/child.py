@@ -26,6 +26,7 @@ from runner.core.lifecycle import Made
 from runner.ledger import Claimed, Ledger
 from tests.adapters.lossy_files import LossyFiles, TappedFiles, losses
 from tests.crash import mutants
+from tests.crash.batch_points import watch_batches
 
 POINTS = (
     *("before_send", "after_send", "after_write", "after_sidecar"),
@@ -82,6 +83,7 @@ class Watch:
             self._arrivals += 1
             if self._arrivals > self._script.after and len(self._in_flight) >= self._script.busy:
                 self.last_words()
+                self.tell(f"dies at {point}")
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -191,6 +193,7 @@ def main() -> None:
     mutants.take_out(script.mutant)
     watch_ledger(watch)
     watch_sends(watch)
+    watch_batches(watch)
     disk = None
     files: Files = RealFiles()
     if script.loss is not None:

@@ -13,6 +13,7 @@ from runner.core.lifecycle import Made
 from runner.ledger import Claimed, Ledger
 from runner.ledger.claim import claim as claim_in
 from tests.adapters.lossy_files import LossyFiles
+from tests.crash.batch_mutants import BATCH_MUTANTS
 
 
 class WithoutSync(LossyFiles):
@@ -114,4 +115,5 @@ MUTANTS: Mapping[str, Callable[[], None]] = {
     "no adoption": _no_adoption,
     "settle before write": _settle_before_write,
     "claim after send": _claim_after_send,
+    **BATCH_MUTANTS,
 }

@@ -31,11 +31,13 @@ class Ended:
     """From its start, interpreter included, to its first claim; None if it claimed nothing."""
     result: Mapping[str, Any]
     """Its JSON object; empty after a kill."""
+    died_at: str | None = None
+    """The point at which it killed itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Kill the runner so many seconds after it has said this: `started` or `busy`."""
+    """Kill the runner so many seconds after it has said this: `started`, `claimed` or `busy`."""
 
     word: str
     delay_s: float
@@ -63,16 +65,18 @@ class Rig:
         command = [sys.executable, "-m", "tests.crash.child", json.dumps(script), *self._command(budget_nanos)]
         began = time.monotonic()
         with (self.folder / STDERR).open("ab") as log, _bounded(command, ROOT, stderr=log) as child:
-            resume_s, last = None, ""
+            resume_s, died_at, last = None, None, ""
             for line in child.stdout or ():
                 if line.startswith("claimed"):
                     resume_s = time.monotonic() - began
+                elif line.startswith("dies at "):
+                    died_at = line.split()[-1]
                 if death is not None and line.strip() == death.word:
                     _kill_after(child, death.delay_s)
                 last = line
             code = child.wait()
         assert time.monotonic() - began < BOUND_S, f"no end in {BOUND_S:g} s\n{self.said()}"
-        return Ended(code, resume_s, json.loads(last) if last.startswith("{") else {})
+        return Ended(code, resume_s, json.loads(last) if last.startswith("{") else {}, died_at)
 
     def said(self) -> str:
         """The last lines that runners said to people."""
@@ -134,7 +138,7 @@ def _bounded(command: list[str], cwd: Path, stderr: Any) -> Iterator["subprocess
     """A child that does not outlive the context, nor `BOUND_S`."""
     child = subprocess.Popen(
         command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
-        env=clean_environment(),
+        env=clean_environment(), process_group=0,
     )  # fmt: skip
     bound = threading.Timer(BOUND_S, child.kill)
     bound.start()
