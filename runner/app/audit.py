@@ -96,6 +96,8 @@ class Audit:
             for name, is_, should, shown in pairs
             if is_ != should
         ]
+        if one.overrun:
+            wrong.append("overrun is True")
         if wrong:
             return f"written off by hand, and {'; '.join(wrong)}"
         if not reserving:

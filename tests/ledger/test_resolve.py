@@ -33,6 +33,7 @@ def account_of(desk, name="acme"):
     """The counters of an account, which must be what its attempts add up to."""
     with desk.read() as connection:
         kept = queries.account(connection, name)
+        assert kept is not None
         assert (kept.spend, kept.unpriced, kept.uncounted) == queries.account_recount(connection, name)
         return kept.spend
 
