@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from runner.app.pricebook import PriceBook, Priced
 from runner.core.budget import Spend, dollars
-from runner.core.lifecycle import Answer, AttemptState, State, Usage
+from runner.core.lifecycle import Answer, AttemptState, State, Usage, Verdict
 from runner.core.pricing import PriceSheet, Tokens, billed
 from runner.ledger import BookedAttempt, BookedTask, Books, Counters
 
@@ -69,6 +69,8 @@ class Audit:
         reserving = [priced for priced in sheets if _reserves(priced.sheet, one)]
         if one.state is not AttemptState.SETTLED:
             return None if reserving else self._unexplained(one, "reserved", sheets)
+        if one.reason == Verdict.WRITTEN_OFF:
+            return self._written_off_problem(one, reserving, sheets)
         if one.overrun != _overran(one):
             return f"overrun is {one.overrun}, and by what it reserved and cost it should be {not one.overrun}"
         settling = [priced for priced in sheets if _settles(priced.sheet, size, one)]
@@ -80,6 +82,28 @@ class Audit:
         if one.adopted or not (settling or reserving):
             return self._unexplained(one, "cost" if reserving or not settling else "reserved", sheets)
         return _differs("reserved", one, settling[0]) if settling else _unsettled(size, one, reserving[0])
+
+    def _written_off_problem(
+        self, one: BookedAttempt, reserving: Sequence[Priced], sheets: Sequence[Priced]
+    ) -> str | None:
+        """It has no answer to be priced by: what it held is what it cost."""
+        pairs: tuple[tuple[str, int | None, int | None, Callable[[int | None], str]], ...] = (
+            ("cost_nanos", one.cost_nanos, one.reserved_nanos, _amount),
+            *((name, getattr(one, name), getattr(one, f"reserved_{name}"), str) for name in TOKENS),
+        )
+        wrong = [
+            f"{name} is {shown(is_)}, it held {shown(should)}"
+            for name, is_, should, shown in pairs
+            if is_ != should
+        ]
+        if one.overrun:
+            wrong.append("overrun is True")
+        if wrong:
+            return f"written off by hand, and {'; '.join(wrong)}"
+        if not reserving:
+            return self._unexplained(one, "reserved", sheets)
+        self.proven[reserving[0]] += 1
+        return None
 
     def _known(self, model: str, lane: str) -> tuple[Priced, ...]:
         if (model, lane) not in self._sheets:

@@ -19,7 +19,7 @@ from runner.app.clients import batching, service
 from runner.app.logfile import log_beside
 from runner.app.recorded import Recorded, recorded
 from runner.app.settings import Options, Settings, resolve
-from runner.app.views import EXIT_BY_HALT, Json, batch_object, gravest, instant
+from runner.app.views import EXIT_BY_HALT, Json, batch_object, gravest, instant, unknown_object
 from runner.core.batching import PREFIX
 from runner.core.budget import dollars
 from runner.core.catalog import builtin
@@ -31,7 +31,7 @@ from runner.engine.clock import LoopClock
 from runner.engine.pool import Pool
 from runner.engine.ports import Sink
 from runner.engine.rescue import Rescue, Rescued
-from runner.ledger import BatchBook, Ledger, Reader
+from runner.ledger import BatchBook, Ledger, Reader, Unknown
 
 log = logging.getLogger("bulkrender")
 
@@ -43,6 +43,8 @@ class Reconciled:
     job: str
     rescued: Rescued
     books: tuple[BatchBook, ...] = ()
+    unknowns: tuple[Unknown, ...] = ()
+    """Attempts that may have been bought, and keep their hold until a person explains them."""
     problems: tuple[str, ...] = ()
     """What does not add up; empty if all does."""
     halted: str | None = None
@@ -139,7 +141,8 @@ async def _look(ledger: Ledger, settings: Settings, batches: BatchService, terms
         halted, reason = ending.halted, ending.reason
     books = await anyio.to_thread.run_sync(ledger.reader.batch_books, terms.job)
     problems = await anyio.to_thread.run_sync(partial(_problems, ledger.reader, terms.job, books))
-    return Reconciled(terms.job, rescued, tuple(books), tuple(problems), halted, reason)
+    unknowns = await anyio.to_thread.run_sync(ledger.reader.unknowns, terms.job)
+    return Reconciled(terms.job, rescued, tuple(books), tuple(unknowns), tuple(problems), halted, reason)
 
 
 def pool_of(
@@ -190,6 +193,7 @@ def _job_object(job: Reconciled) -> Json:
         "job": job.job,
         "adopted": job.rescued.adopted,
         "unknown": job.rescued.unknown,
+        "unknowns": [unknown_object(one) for one in job.unknowns],
         "batches": [_book_object(book) for book in job.books],
         "unresolved": job.unresolved,
         "adds_up": not job.problems,

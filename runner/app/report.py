@@ -14,7 +14,7 @@ from runner.app.audit import Audit
 from runner.app.pricebook import PriceBook, price_book
 from runner.app.settings import Options, resolve
 from runner.core.errors import UsageError
-from runner.core.lifecycle import AttemptState, State
+from runner.core.lifecycle import AttemptState, State, Verdict
 from runner.core.pricing import STANDARD_TIERS
 from runner.core.shape import guess
 from runner.ledger import BookedAttempt, BookedTask, Books, Ledger, Reader
@@ -51,6 +51,10 @@ class Line:
     """Attempts whose money is not known at all: with any, the money above is not the whole of it."""
     free: int = 0
     """Sends that were answered with an error and cost nothing."""
+    written_off: int = 0
+    """Charges without an answer: they were unknown until a person booked them as spent."""
+    released: int = 0
+    """Sends that were unknown until a person booked them as free."""
     unanswered: int = 0
     """Sends that are held as unknown."""
     in_flight: int = 0
@@ -65,6 +69,7 @@ class Line:
                 self.settled += one.cost_nanos or 0
                 self.image_tokens += one.image_tokens or 0
                 self.unpriced += one.cost_nanos is None
+                self.written_off += one.reason == Verdict.WRITTEN_OFF
             case AttemptState.UNKNOWN:
                 self.unanswered += 1
                 self.unknown += one.reserved_nanos or 0
@@ -73,6 +78,8 @@ class Line:
                 self.in_flight += one.sent_at is not None
                 self.reserved += one.reserved_nanos or 0
                 self.unpriced += one.reserved_nanos is None
+            case AttemptState.RELEASED if one.reason == Verdict.RELEASED:
+                self.released += one.sent_at is not None
             case AttemptState.RELEASED:
                 self.free += one.sent_at is not None
 

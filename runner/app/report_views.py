@@ -53,7 +53,8 @@ def report_object(receipt: Receipt) -> Json:
         "charges": {
             "total": whole.charges,
             "pictures": whole.pictures,
-            "without_picture": whole.charges - whole.pictures,
+            "written_off": whole.written_off,
+            "without_picture": whole.charges - whole.written_off - whole.pictures,
         },
         "equal": receipt.equal,
         "spend": _counters_object(books.kept),
@@ -152,6 +153,7 @@ def _sends_object(tally: Tally) -> Json:
         "again": whole.sends - (whole.tasks - tally.unsent),
         "charged": whole.charges,
         "free": whole.free,
+        "released_by_hand": whole.released,
         "unknown": whole.unanswered,
         "in_flight": whole.in_flight,
     }

@@ -1,12 +1,13 @@
 """The JSON objects and rows that programs read. Money is an exact decimal string; unknown is null, never zero."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from runner.core.budget import Cap, Spend, dollars
 from runner.core.lifecycle import TERMINAL, State
-from runner.ledger import AccountStatus, BatchRecord, Drafts, JobStatus, Pulse, TaskRecord
+from runner.core.retry import cause
+from runner.ledger import AccountStatus, BatchRecord, Drafts, JobStatus, Pulse, TaskRecord, Unknown
 
 Json = dict[str, Any]
 
@@ -92,6 +93,39 @@ def batch_object(batch: BatchRecord) -> Json:
         "since": instant(batch.created_at or batch.made_at),
         "looked_at": instant(batch.looked_at),
     }
+
+
+def unknown_object(one: Unknown) -> Json:
+    """An attempt that may have been bought; null money is not known."""
+    return {
+        "key": one.key,
+        "path": one.path or one.stem,
+        "token": one.token,
+        "number": one.number,
+        "lane": one.lane,
+        "state": one.state.value,
+        "since": instant(one.since),
+        "reason": cause(one.reason, one.error),
+        "error": one.error,
+        "held_usd": None if one.held_nanos is None else dollars(one.held_nanos),
+        "image_tokens": one.image_tokens,
+    }
+
+
+def held_in_words(unknowns: Sequence[Unknown]) -> str:
+    """`$0.14 and 2240 image tokens`."""
+    nanos = plus_all(one.held_nanos for one in unknowns)
+    tokens = plus_all(one.image_tokens for one in unknowns)
+    money = "unknown money" if nanos is None else f"${dollars(nanos)}"
+    return f"{money} and {'?' if tokens is None else tokens} image tokens"
+
+
+def plus_all(values: Iterable[int | None]) -> int | None:
+    """A sum that is unknown once a part of it is."""
+    total: int | None = 0
+    for value in values:
+        total = None if value is None or total is None else total + value
+    return total
 
 
 def drafts_object(status: JobStatus, drafts: Drafts) -> Json:

@@ -54,6 +54,7 @@ def _chain(found: Receipt) -> Iterator[str]:
             _steps(
                 f"{whole.sends} sends",
                 **{"answered with an error, free": -whole.free, "never fully answered, held": -whole.unanswered},
+                released_by_hand=-whole.released,
                 in_flight=-whole.in_flight,
             ),
         ),
@@ -61,7 +62,9 @@ def _chain(found: Receipt) -> Iterator[str]:
             "pictures",
             whole.pictures,
             _steps(
-                f"{whole.charges} charges", **{"for an answer without the picture": whole.pictures - whole.charges}
+                f"{whole.charges} charges",
+                **{"for an answer without the picture": whole.pictures + whole.written_off - whole.charges},
+                written_off_by_hand=-whole.written_off,
             ),
         ),
     ]

@@ -5,10 +5,18 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.app.reconcile import Reconciled, Reconciliation
+from runner.app.views import held_in_words, instant
 from runner.core.batching import PREFIX
 from runner.core.budget import dollars
 from runner.core.lifecycle import State
+from runner.core.retry import cause
 from runner.ledger import JobStatus
+
+MOST_LINES = 20
+"""Unknown requests that it lists of a job; `--json` has them all."""
+HOW = "--write-off KEY --reason …, or --release KEY --reason …"
+SHOWN = 12
+"""Characters of a key: enough to tell it from any other."""
 
 
 def reconciled_text(found: Reconciliation) -> Group:
@@ -30,6 +38,8 @@ def _job(job: Reconciled) -> list[Text | Table]:
     lines: list[Text | Table] = [Text(f"{job.job}: {rescued}")]
     if job.books:
         lines.append(_books(job))
+    if job.unknowns:
+        lines += _unknowns(job)
     if job.unresolved:
         lines.append(Text(f"  {job.unresolved} batches may exist and were not found yet: reconcile again later"))
     if job.reason:
@@ -56,6 +66,25 @@ def _books(job: Reconciled) -> Table:
             f"${dollars(book.held_nanos)}",
         )
     return table
+
+
+def _unknowns(job: Reconciled) -> list[Text | Table]:
+    """Those held longest, and the sum of all."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("  unknown since", "key"):
+        table.add_column(title, no_wrap=True)
+    for title in ("picture", "why", "task"):
+        table.add_column(title, overflow="fold")
+    table.add_column("holds", justify="right", no_wrap=True)
+    for one in job.unknowns[:MOST_LINES]:
+        held = "unknown" if one.held_nanos is None else f"${dollars(one.held_nanos)}"
+        why = cause(one.reason, one.error)
+        cells = (f"  {instant(one.since)}", one.key[:SHOWN], one.stem, why, one.state.value, held)
+        table.add_row(*map(Text, cells))
+    more = len(job.unknowns) - MOST_LINES
+    rest = f"  and {more} more: --json has them all; " if more > 0 else "  "
+    whole = f"{len(job.unknowns)} requests that may have been bought hold {held_in_words(job.unknowns)}"
+    return [table, Text(f"{rest}{whole}"), Text(f"  once you know: the same with {HOW}")]
 
 
 def cancelled_text(status: JobStatus, taken: int) -> Text:

@@ -46,6 +46,15 @@ class AttemptState(StrEnum):
     """It may have left and was never fully answered: it keeps its hold."""
 
 
+class Verdict(StrEnum):
+    """What a person found out about an unknown attempt: from then on its recorded reason."""
+
+    WRITTEN_OFF = "written_off"
+    """It was bought, as far as anybody can tell: settled at what it held."""
+    RELEASED = "released_by_hand"
+    """It was not."""
+
+
 class BatchState(StrEnum):
     """How far the submission of tasks as one remote batch job is."""
 

@@ -25,7 +25,10 @@ from runner.core.lifecycle import (
 BASE_S = 2.0
 CEILING_S = 120.0
 
-LASTING = frozenset({"invalid", "unknown_held"})
+UNDECIDED = "unknown_held"
+"""Reason of a failure that a person has to explain: it may have been bought, and the manifest asks to hold it."""
+_HELD = "may have been bought ("
+LASTING = frozenset({"invalid", UNDECIDED})
 """Reasons of a failure that running again cannot change: `run` leaves them to `retry`, `reconcile` or an edit."""
 
 
@@ -96,9 +99,14 @@ def decide(
     else:
         move = _move(outcome, used, policy, jitter)
     if held and policy.unknown == "hold" and move.state is State.QUEUED:
-        error = f"may have been bought ({move.reason}: {move.error}); held as the manifest asks"
-        return Move(State.FAILED, None, "try", "unknown_held", error)
+        error = f"{_HELD}{move.reason}: {move.error}); held as the manifest asks"
+        return Move(State.FAILED, None, "try", UNDECIDED, error)
     return move
+
+
+def cause(reason: str, error: str) -> str:
+    """Why an attempt was lost, named, from its recorded reason and error: also where it is held for a person."""
+    return error.removeprefix(_HELD).partition(":")[0] if reason == UNDECIDED else reason
 
 
 def _move(outcome: Outcome, used: Tries, policy: RetryPolicy, jitter: float) -> Move:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from runner.ledger.ledger import Ledger
     from runner.ledger.reader import Reader
     from runner.ledger.receipt import AccountBooks, BookedAttempt, BookedTask, Books
+    from runner.ledger.resolve import Unknown
 
 __all__ = [
     "AccountBooks",
@@ -98,6 +99,7 @@ __all__ = [
     "Submitted",
     "TaskRecord",
     "TooFew",
+    "Unknown",
     "Unprepared",
     "Unready",
     "Waiting",
@@ -107,7 +109,7 @@ __all__ = [
 
 
 _MODULES = (
-    *("facts", "batch_facts", "batch_books", "backup", "enqueue", "health", "receipt"),
+    *("facts", "batch_facts", "batch_books", "backup", "enqueue", "health", "receipt", "resolve"),
     *("reader", "ledger", "batches"),
 )
 

@@ -16,7 +16,7 @@ from runner.core.batching import Load
 from runner.core.budget import Cap
 from runner.core.errors import LedgerError
 from runner.core.learning import Belief
-from runner.core.lifecycle import Outcome
+from runner.core.lifecycle import Outcome, Verdict
 from runner.core.pricing import PriceSheet, Settlement
 from runner.core.reference import Reference, Uploaded
 from runner.core.remote import Place, Remote
@@ -46,6 +46,7 @@ from runner.ledger.health import Health, health
 from runner.ledger.locks import FileLock, job_lock, ledger_lock
 from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.reader import Reader
+from runner.ledger.resolve import resolve
 from runner.ledger.retry import retry
 from runner.ledger.schema import HEAD, Kind, beside, identify, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
@@ -358,6 +359,12 @@ class Ledger:
     async def retry(self, job: str, keys: Collection[str], *, now: float) -> int:
         """Put those refused and failed tasks back with fresh tries; returns how many were."""
         return await self._writer.run(partial(retry, name=job, keys=keys, now=now))
+
+    async def resolve(
+        self, job: str, tokens: Collection[str], verdict: Verdict, why: str, *, now: float
+    ) -> frozenset[str]:
+        """Book those unknown attempts as spent or as free, `why` in a person's words; returns which still were."""
+        return await self._writer.run(partial(resolve, name=job, tokens=tokens, verdict=verdict, why=why, now=now))
 
     async def halt(self, job: str, halted: str | None, reason: str | None, *, now: float) -> None:
         """Say why the job no longer claims; two None take it back."""

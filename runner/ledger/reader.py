@@ -27,6 +27,7 @@ from runner.ledger.facts import (
 )
 from runner.ledger.locks import runner_of
 from runner.ledger.rejected import rejected
+from runner.ledger.resolve import Unknown, unknowns
 from runner.ledger.stems import stems_in_flight
 from runner.ledger.uploads import uploads
 
@@ -68,6 +69,10 @@ class Reader:
     def running(self, job: str) -> list[Claimed]:
         """Attempts of the standard lane in flight; before a run starts: what a crash left behind, oldest first."""
         return self._ask(queries.running, job)
+
+    def unknowns(self, job: str) -> list[Unknown]:
+        """Attempts of either lane that may have been bought and keep their hold, longest ago first."""
+        return self._ask(unknowns, job)
 
     def open_batches(self, job: str) -> list[BatchRecord]:
         """The job's batches that are not over, oldest first; LookupError for an unknown job."""

@@ -22,7 +22,7 @@ from runner.core.lifecycle import (
     Unstored,
     Unusable,
 )
-from runner.core.retry import RetryPolicy, Tries, backoff_s, decide
+from runner.core.retry import RetryPolicy, Tries, backoff_s, cause, decide
 
 MADE = Made(Answer(), Picture("a.jpg", "", 1, "image/jpeg", 1, 1))
 SAFETY = Refused(Answer(message="no"), "image_safety", again=True)
@@ -81,7 +81,9 @@ def test_where_a_task_goes(outcome, used, policy, state, counts, reason):
 
 @pytest.mark.parametrize("outcome", [WORDS, SAFETY, Faulted(504, "", billed_unknown=True), Lost("timed_out", "")])
 def test_whatever_may_have_been_bought_is_held_where_the_manifest_asks(outcome):
-    assert decide(outcome, Tries(), HOLD, jitter=0.5, held=True).reason == "unknown_held"
+    move = decide(outcome, Tries(), HOLD, jitter=0.5, held=True)
+    assert move.reason == "unknown_held"
+    assert cause(move.reason, move.error) == decide(outcome, Tries(), RetryPolicy(), jitter=0.5).reason
     assert decide(outcome, Tries(), HOLD, jitter=0.5, held=False).state is State.QUEUED
     assert decide(BLOCKED, Tries(), HOLD, jitter=0.5, held=True).state is State.REFUSED
 

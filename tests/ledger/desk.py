@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from runner.core.batching import Load
 from runner.core.budget import Cap
 from runner.core.catalog import builtin
-from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Usage
+from runner.core.lifecycle import Answer, AttemptState, Made, Outcome, Picture, Usage, Verdict
 from runner.core.limits import Limits
 from runner.core.pricing import PriceSheet, settlement, sheet
 from runner.core.reference import Reference
@@ -40,6 +40,7 @@ from runner.ledger.claim import claim
 from runner.ledger.database import reading, writing
 from runner.ledger.enqueue import enqueue
 from runner.ledger.quotas import Quotas
+from runner.ledger.resolve import resolve
 from runner.ledger.settle import settle
 
 RECIPE = Recipe("gemini-3.1-flash-image-preview", thinking="minimal")
@@ -237,6 +238,10 @@ class Desk:
                 latency_s=12.5,
                 adopted=adopted,
             )
+
+    def resolve(self, *tokens: str, verdict: Verdict, why: str = "the invoice says so") -> frozenset[str]:
+        with self.write() as connection:
+            return resolve(connection, self.name, tokens, verdict, why, now=self.now)
 
     def counters(self) -> Counters:
         """The kept counters, which must be what a recount gives."""

@@ -28,10 +28,22 @@ from runner.core.lifecycle import (
     Unstored,
     Unusable,
     Usage,
+    Verdict,
 )
 from runner.core.remote import Place, Remote
 from runner.core.retry import RetryPolicy
-from runner.ledger import Claimed, Empty, OverBudget, Submitted, TooFew, Waiting, batch_queries, batches, queries
+from runner.ledger import (
+    Claimed,
+    Empty,
+    OverBudget,
+    Submitted,
+    TooFew,
+    Waiting,
+    batch_queries,
+    batches,
+    queries,
+    resolve,
+)
 from tests.ledger.desk import BATCH_SHEET, SHEET, Desk, answer, made, spec
 
 TASKS = 6
@@ -257,6 +269,23 @@ class LedgerMachine(RuleBasedStateMachine):
         for claimed in left:
             self.end(claimed, made(claimed) if adopt else Lost("crashed", "the runner died"))
             adopt = False
+
+    @rule(pick=st.integers(0, 9), verdict=st.sampled_from(Verdict))
+    def explain(self, pick, verdict):
+        """A person says of an unknown attempt what it cost; saying it again changes nothing."""
+        with self.desk.read() as connection:
+            held = resolve.unknowns(connection, self.desk.name)
+        if not held:
+            return
+        told = held[pick % len(held)]
+        before = self.desk.tasks(orphaned=True)
+        assert self.desk.resolve(told.token, verdict=verdict) == {told.token}
+        self.unknown -= told.held_nanos
+        self.settled += told.held_nanos if verdict is Verdict.WRITTEN_OFF else 0
+        after = self.desk.tasks(orphaned=True)
+        assert [(one.state, one.reason) for one in before] == [(one.state, one.reason) for one in after]
+        assert self.desk.resolve(told.token, verdict=verdict) == frozenset()
+        assert self.desk.tasks(orphaned=True) == after
 
     @invariant()
     def money_is_what_the_attempts_say(self):
