@@ -41,7 +41,7 @@ def test_killed_at_every_step_each_job_is_created_once_and_each_picture_bought_o
         ("settled twice", "batch_lines_repeated=1", {"counters"}),
         ("missing is free", "batch_lines_dropped=1", {"accounted"}),
     ],
-    ids=str,
+    ids=["create again", "by order", "settled twice", "missing is free"],
 )
 def test_without_a_safeguard_a_fault_shows_it(tmp_path: Path, mutant, faults, broken):
     assert broken <= after(tmp_path, faults, mutant=mutant)
