@@ -87,7 +87,8 @@ def fields() -> str:
         NOTE,
         "",
         "Every field, from the JSON Schema that `bulkrender schema` prints and editors check by. `[]` stands for",
-        "each entry of a list, `[from]` for one that names a file. How they play together: [manifest.md](manifest.md).",
+        "each entry of a list, `[from]` for one that names a file. How they play together:",
+        "[manifest.md](manifest.md).",
     ]
     properties = described["properties"]
     lines += [

@@ -15,7 +15,7 @@ PAGE = (DOCS / "trouble.md").read_text()
 RUNNER = DOCS.parent / "runner"
 FAST = ("--sandbox", "--sandbox-latency", 0.01)
 DRAWN = "details_missing=0,overrun=0"
-SAYS = 12
+SAYS = 10
 """Characters that a text of the program must share with a line to be its origin."""
 
 
