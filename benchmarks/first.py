@@ -1,7 +1,7 @@
 """Seconds from nothing to a gallery: what a person types in the first minutes, in the sandbox.
 
-Run: `python -m benchmarks.first [PROGRAM…]`; the program is the installed `bulkrender` of this environment, or what is
-given, such as `docker run bulkrender`. Each line is a process of its own in an empty folder, as for a person.
+Run: `python -m benchmarks.first [PROGRAM…]`; the program is the installed `bulkrender` of this environment, unless
+another is given. Each line is a process of its own in an empty folder, as for a person.
 """
 
 import subprocess
