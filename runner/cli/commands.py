@@ -266,7 +266,7 @@ def promote(
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the new job [JOB-final].")] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="The manifest [beside that of the drafts].")
+        Path | None, typer.Option(metavar="FILE.yaml", help="The manifest; else beside that of the drafts.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files.")] = False,
     database: Database = None,

@@ -18,7 +18,8 @@ cli.add_typer(ledger, name="ledger", epilog=examples("ledger backup"))
 @ledger.command(epilog=examples("ledger backup", "ledger backup before-the-big-one.db"))
 def backup(
     to: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The copy; a new file [beside the ledger, by date].")
+        Path | None,
+        typer.Argument(metavar="FILE", help="The copy, a new file; else beside the ledger, named by date."),
     ] = None,
     database: Database = None,
     sandbox: Sandbox = False,

@@ -28,7 +28,7 @@ class Shell(StrEnum):
 )
 def init(
     to: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The manifest to write [jobs/NAME.yaml].")
+        Path | None, typer.Argument(metavar="FILE", help="The manifest to write; else jobs/NAME.yaml.")
     ] = None,
     from_: Annotated[
         Path | None,
@@ -40,8 +40,8 @@ def init(
         Path | None,
         typer.Option(metavar="DIR", help="A folder of pictures: each goes along with every prompt in turn."),
     ] = None,
-    job: Annotated[str | None, typer.Option(help="Name of the job [that of the file].")] = None,
-    model: Annotated[str | None, typer.Option(help="Model id [the newest of the catalog].")] = None,
+    job: Annotated[str | None, typer.Option(help="Name of the job; else that of the file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id; else the newest of the catalog.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -217,8 +217,10 @@ class Generation:
 GENERATION = Record(
     Generation,
     {
-        "modalities": Field(Modalities(), "IMAGE (default), or IMAGE and TEXT for words beside the picture."),
-        "thinking": Field(Thinking(), "Thinking level; the model's own default if left out."),
+        "modalities": Field(
+            Modalities(), "IMAGE, or IMAGE and TEXT for words beside the picture. Default: IMAGE."
+        ),
+        "thinking": Field(Thinking(), "Thinking level. Default: the model's own."),
         "system": Field(Text("a system text"), "System instruction, sent with every prompt."),
         "safety": Field(Safety(), "Safety threshold by category, such as HARASSMENT: BLOCK_ONLY_HIGH."),
     },

@@ -208,9 +208,9 @@ _DRAFT = Record(
         "text": Field(
             _TEXT, "The prompt. {axis} is replaced by the axis value, {{axis}} is a literal.", required=True
         ),
-        "id": Field(At(Label("an id")), "Names the prompt in paths and reports; from its text if left out."),
+        "id": Field(At(Label("an id")), "Names the prompt in paths and reports. Default: made from its text."),
         "matrix": _MATRIX,
-        "template": Field(Flag(), "false takes the text literally, braces and all."),
+        "template": Field(Flag(), "false takes the text literally, braces and all. Default: true."),
         "references": _REFERENCES,
     },
 )
@@ -226,9 +226,9 @@ _SOURCE = Record(
         ),
         "text": Field(_TEXT, "The prompt of every row, where the file brings only variables."),
         "matrix": Field(At(Axes()), "Axes whose values are others for these prompts."),
-        "template": Field(Flag(), "false takes the texts literally, braces and all."),
+        "template": Field(Flag(), "false takes the texts literally, braces and all. Default: true."),
         "references": _REFERENCES,
-        "limit": Field(Whole(), "So many rows at most."),
+        "limit": Field(Whole(), "So many rows at most. Default: all."),
         "sample": Field(Part(), "A part of the rows, such as 1%: the same ones however the file is ordered."),
         "seed": Field(Whole(0), "Another number takes another sample. Default: 0."),
     },
@@ -318,10 +318,8 @@ class _AccountKind(Kind[str | Account]):
 LIMITS = Record(
     _limits,
     {
-        "rpm": Field(
-            Whole(), "Requests a minute. Without it concurrency and the provider's refusals set the pace."
-        ),
-        "concurrency": Field(Whole(), "Requests in flight at most."),
+        "rpm": Field(Whole(), "Requests a minute. Default: the rate is found from the provider's refusals."),
+        "concurrency": Field(Whole(), "Requests in flight at most. Default: 64."),
         "request_timeout_s": Field(Seconds(), "Seconds to the first byte of an answer. Default: 360."),
         "max_tasks": Field(Whole(), "More tasks than this are an error."),
         "tier": Field(Tier(), "Usage tier of the project: fills in the two limits on dollars."),
@@ -333,7 +331,8 @@ LIMITS = Record(
             Money(zero=False), "Dollars in a calendar month, Pacific time. Default: the tier's, if it has one."
         ),
         "spent_usd_this_month": Field(
-            Money(), "Dollars of this month that the ledger does not know of: spent by others, or elsewhere."
+            Money(),
+            "Dollars of this month that the ledger does not know of: spent by others, or elsewhere. Default: 0.",
         ),
         "in_flight_mb": Field(Whole(), "Megabytes (a million bytes) that the answers in flight may have."),
     },
@@ -368,9 +367,13 @@ BUDGET = Record(
         "usd": Field(Money(), "The cap in dollars; spend and reservations never pass it."),
         "image_tokens": Field(Whole(0), "The cap in image tokens."),
         "on_exceed": Field(
-            Choice(("halt", "refuse")), "halt when the cap is reached (default), or refuse to start."
+            Choice(("halt", "refuse")),
+            "halt when the cap is reached, or refuse to start if it may be. Default: halt.",
         ),
-        "order": Field(Choice(("spread", "manifest")), "spread (default) buys one of every prompt first."),
+        "order": Field(
+            Choice(("spread", "manifest")),
+            "spread buys one of every prompt first, manifest in the order as written. Default: spread.",
+        ),
         "account": Field(
             _AccountKind(),
             "What several jobs spend out of. Named alone it has the caps beside it, "
@@ -383,7 +386,10 @@ RETRY = Record(
     {
         "attempts": Field(Whole(), "Tries of a task, the first included. Default: 5."),
         "refused": Field(Whole(), "Tries of a task that is refused. Default: 2."),
-        "unknown": Field(Choice(("retry", "hold")), "Whether a task that may have been bought is tried again."),
+        "unknown": Field(
+            Choice(("retry", "hold")),
+            "Whether a task that may have been bought is tried again, or held for you to decide. Default: retry.",
+        ),
     },
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -440,10 +446,10 @@ NOTIFY = Record(
 PRICES = Record(
     PriceOverride,
     {
-        "input": Field(Price(), "Dollars a million input tokens."),
-        "text": Field(Price(), "Dollars a million text and thinking tokens."),
-        "image": Field(Price(), "Dollars a million image tokens."),
-        "image_tokens": Field(ImageTokens(), "Tokens of a picture, or of each size."),
+        "input": Field(Price(), "Dollars a million input tokens. Default: the catalog's."),
+        "text": Field(Price(), "Dollars a million text and thinking tokens. Default: the catalog's."),
+        "image": Field(Price(), "Dollars a million image tokens. Default: the catalog's."),
+        "image_tokens": Field(ImageTokens(), "Tokens of a picture, or of each size. Default: the catalog's."),
     },
 )
 ROOT = Record(
@@ -460,8 +466,8 @@ ROOT = Record(
         "generation": Field(GENERATION, "Settings of every request."),
         "lane": Field(
             Choice(LANES),
-            "How to buy: standard (default) asks for one picture at a time, batch at half the price within a day "
-            "or two, auto takes batch for what is many and can wait and standard for the rest.",
+            "How to buy: standard asks for one picture at a time, batch at half the price within a day or two, "
+            "auto takes batch for what is many and can wait and standard for the rest. Default: standard.",
         ),
         "batch": Field(BATCH, "How tasks become remote batch jobs, and how those are watched."),
         "limits": Field(LIMITS, "How fast and how long."),
@@ -480,7 +486,8 @@ ROOT = Record(
         ),
         "output": Field(
             At(Text("an output template")),
-            "Where pictures go: fields job, prompt, variant, key and every axis, then .{ext}.",
+            "Where pictures go: fields job, prompt, variant, key and every axis, then .{ext}. "
+            "Default: {job}/{prompt}/{size}-{aspect}-…every other axis…-{variant}.{ext}.",
         ),
     },
 )
