@@ -50,7 +50,7 @@ async def _cancel(ledger: Ledger, settings: Settings, terms: Recorded, store: Fo
         pool = pool_of(ledger, settings, batches, terms, store, clock)
 
         def interrupt(_: object) -> None:
-            face.interrupted(pool.in_flight)
+            face.interrupted(pool.in_flight, pool.remote.total())
             pool.interrupt()
 
         beside.start_soon(heed_signals, interrupt, pool.abandon, settings.options.grace_s)

@@ -85,10 +85,10 @@ class Journal:
             )
         self._face.mended(rescued)
 
-    def interrupted(self, in_flight: int) -> None:
+    def interrupted(self, in_flight: int, batches: int) -> None:
         """Log that an interrupt was heard."""
         told("stop", f"{in_flight} requests in flight will land first", in_flight=in_flight)
-        self._face.interrupted(in_flight)
+        self._face.interrupted(in_flight, batches)
 
     async def follow(self, watched: Watched) -> None:
         """Log what changes until cancelled, while the other face shows progress."""

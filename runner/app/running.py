@@ -48,8 +48,8 @@ class Face(Protocol):
     def mended(self, rescued: Rescued) -> None:
         """Say what a crash had left behind."""
 
-    def interrupted(self, in_flight: int) -> None:
-        """Say that an interrupt was heard, and what it waits for."""
+    def interrupted(self, in_flight: int, batches: int) -> None:
+        """Say that an interrupt was heard, what it waits for, and how many batches go on remotely."""
 
     async def follow(self, watched: "Watched") -> None:
         """Show progress until cancelled."""
@@ -387,7 +387,7 @@ class JobRun:
         if self.pool is None:
             self._preparing.cancel()
         else:
-            self.face.interrupted(self.pool.in_flight)
+            self.face.interrupted(self.pool.in_flight, self.pool.remote.total())
             self.pool.interrupt()
 
     def _abandon(self) -> None:

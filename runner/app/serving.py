@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.core.budget import NANOS
 from runner.core.errors import UsageError
-from runner.sandbox import Options, Outage, fault_plan, parse_outage, serve
+from runner.sandbox import FaultPlan, Options, Outage, fault_plan, parse_outage, serve
 
 QUOTA_OPTIONS: Mapping[str, str] = {
     "rpm": "--rpm",
@@ -20,6 +20,14 @@ QUOTA_OPTIONS: Mapping[str, str] = {
 IN_DOLLARS = frozenset({"spend", "month"})
 MOST = 10**9
 """Of anything a quota counts, dollars as well."""
+
+
+def read_faults(option: str, text: str) -> FaultPlan:
+    """What an option names as a preset, a file or shares; UsageError for anything else."""
+    try:
+        return fault_plan(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
 
 
 def serve_sandbox(
@@ -42,10 +50,7 @@ def serve_sandbox(
     until_stdin_closes: bool,
 ) -> None:
     """Serve until told to stop; raises UsageError for a fault plan, a quota or an outage that cannot be read."""
-    try:
-        planned = fault_plan(faults)
-    except ValueError as error:
-        raise UsageError(f"--faults {faults}: {error}") from None
+    planned = read_faults("--faults", faults)
     try:
         serve(
             Options(

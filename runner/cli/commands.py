@@ -160,7 +160,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Record the plan and render until done, halted or interrupted. Running it again is resuming."""
-    _check_sandbox(sandbox_quota or (), sandbox_outage or ())
+    _check_sandbox(sandbox_faults, sandbox_quota or (), sandbox_outage or ())
     from runner.app.start import run_manifests
 
     options = Options(
@@ -423,11 +423,12 @@ def _show(manifest: Path, word: str, options: Options, *, as_json: bool) -> None
     print(json.dumps(request.as_object()) if as_json else request.as_text())
 
 
-def _check_sandbox(quotas: Sequence[str], outages: Sequence[str]) -> None:
+def _check_sandbox(faults: str | None, quotas: Sequence[str], outages: Sequence[str]) -> None:
     """Refuse what the sandbox could not be started with before anything is recorded."""
-    if quotas or outages:
-        from runner.app.serving import read_outages, read_quotas
+    if faults or quotas or outages:
+        from runner.app.serving import read_faults, read_outages, read_quotas
 
+        read_faults("--sandbox-faults", faults or "none")
         read_quotas("--sandbox-quota", quotas)
         read_outages("--sandbox-outage", outages)
 

@@ -98,9 +98,10 @@ class ConsoleFace:
             for note in plan.notes:
                 self.console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
 
-    def interrupted(self, in_flight: int) -> None:
-        """Say that an interrupt was heard, and what it waits for."""
-        self.say(f"stopping: {in_flight} requests in flight will land first; once more leaves at once")
+    def interrupted(self, in_flight: int, batches: int) -> None:
+        """Say that an interrupt was heard, what it waits for, and what goes on."""
+        rest = f"; {batches} batches go on remotely" if batches else ""
+        self.say(f"stopping: {in_flight} requests in flight will land first{rest}; once more leaves at once")
 
     def mended(self, rescued: Rescued) -> None:
         """Print what a crash left, if anything."""

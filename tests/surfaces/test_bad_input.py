@@ -253,3 +253,10 @@ def test_a_full_disk_under_the_ledger_is_told(live, manifest, small_disk):
     result = live("run", manifest(), "--database", f"sqlite:///{small_disk}/ledger.db")
     assert result.code in {2, 5}
     assert result.err.startswith("error: ")
+
+
+def test_faults_that_do_not_exist_are_refused_before_anything_is_recorded(command, manifest, home):
+    result = command("run", manifest(), "--sandbox", "--sandbox-faults", "strom")
+    assert (result.code, len(result.err.strip().splitlines())) == (2, 1)
+    assert "--sandbox-faults strom" in result.err
+    assert [path.name for path in home.iterdir()] == ["j.yaml"]
