@@ -19,7 +19,7 @@ from runner.core.matrix import Expansion
 from runner.core.paths import fold
 from runner.core.pricing import PriceSheet, Quote, Seen, Tokens, allowance, sheet
 from runner.core.shape import listed
-from runner.core.task import TaskSpec
+from runner.core.task import Cell, TaskSpec
 from runner.ledger import AccountSpec, Reader
 
 LIKELY_TEXT = {"minimal": 350}
@@ -122,9 +122,9 @@ class Campaign:
         entry = self.models.get(model) or builtin().find(model)
         return largest_bytes(None if entry is None else entry.pixels.get((size, aspect)), size)
 
-    def usual(self, mix: Mapping[tuple[str, str], int]) -> Need:
-        """What a usual request takes, where so many tasks of each size and aspect are left."""
-        by_cell = {(size, aspect): worth.need for (_, size, aspect, *_), worth in self._known.items()}
+    def usual(self, mix: Mapping[Cell, int]) -> Need:
+        """What a usual request takes, where so many tasks of each cell are left."""
+        by_cell = {(model, size, aspect): worth.need for (model, size, aspect, *_), worth in self._known.items()}
         known = [(count, by_cell[cell]) for cell, count in mix.items() if cell in by_cell]
         whole = sum(count for count, _ in known) or 1
         tokens, nanos, size_bytes = (

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from runner.app.campaign import Campaign
 from runner.app.settings import Settings
-from runner.app.tally import Needs
 from runner.core.calendar import day_turns, month_turns
+from runner.core.deadline import standard_from
 from runner.core.forecast import Batch, Forecast, Past, forecast
 from runner.core.limits import SPEND_WINDOW_S, Limits
 from runner.engine.outlook import past_of
@@ -48,29 +48,31 @@ class Outlook:
     def __init__(self, campaign: Campaign, reader: Reader | None, settings: Settings, now_utc: float) -> None:
         """As things stand at `now_utc`; reads what counts already."""
         self._now, self._latency_s = now_utc, settings.usual_latency_s
-        self._cancel_s = campaign.manifest.batch.cancel_s
         self._standing: Mapping[str, tuple[Limits, Past]] = {
             model: _standing(campaign, reader, settings, model, now_utc) for model in campaign.models
         }
 
-    def finish(self, needs: Mapping[str, Needs]) -> Forecast | None:
-        """The earliest finish, of the model done last; None where there is nothing to buy."""
+    def finish(self, needs: Mapping[str, Sequence[Batch]]) -> Forecast | None:
+        """The earliest finish of what each model has to buy, of the one done last; None where that is nothing."""
         return self._from(self._models(needs), self._now)
 
-    def deadline(self, needs: Mapping[str, Needs], by_utc: float) -> Deadline:
+    def needed_s(self, needs: Mapping[str, Sequence[Batch]]) -> float:
+        """Seconds from now until then; infinity where it is never."""
+        return _seconds(self.finish(needs))
+
+    def deadline(self, needs: Mapping[str, Sequence[Batch]], by_utc: float) -> Deadline:
         """Until when the standard lane can be put off if it may have to buy all of `needs`."""
         models, now = self._models(needs), self._now
 
         def in_time(start: float) -> bool:
-            return start + _seconds(self._from(models, start)) <= by_utc
+            return start <= standard_from(by_utc, _seconds(self._from(models, start)))
 
-        if not in_time(now):
+        if now + _seconds(self._from(models, now)) > by_utc:
             return Deadline(by_utc, None)
-        start = latest(in_time, now, by_utc)
-        return Deadline(by_utc, max(now, start - self._cancel_s))
+        return Deadline(by_utc, latest(in_time, now, by_utc) if in_time(now) else now)
 
-    def _models(self, needs: Mapping[str, Needs]) -> list[_Model]:
-        return [_Model(of_model.batches, *self._standing[model]) for model, of_model in needs.items()]
+    def _models(self, needs: Mapping[str, Sequence[Batch]]) -> list[_Model]:
+        return [_Model(batches, *self._standing[model]) for model, batches in needs.items() if batches]
 
     def _from(self, models: Sequence[_Model], start: float) -> Forecast | None:
         forecasts = (
@@ -100,7 +102,9 @@ def _standing(
     if reader is None:
         return campaign.limits, Past()
     standing = reader.standing(Wish(settings.endpoint, model, campaign.limits), now=now_utc)
-    return standing.limits, past_of(standing, model)
+    growing = standing.belief is not None and not standing.belief.found
+    limits = replace(standing.limits, rpm=campaign.limits.rpm) if growing else standing.limits
+    return limits, past_of(standing, model)
 
 
 def latest(in_time: Callable[[float], bool], now: float, by_utc: float) -> float:

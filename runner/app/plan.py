@@ -59,8 +59,10 @@ def plan(
         cut_after=min((cut.after for cut in found.cuts if cut.after is not None), default=None),
         cap_before=before.cap,
         missing=before.missing,
-        finish=outlook.finish(found.needs),
-        deadline=None if by is None else outlook.deadline(found.needs_at_last, by),
+        finish=outlook.finish({model: needs.batches for model, needs in found.needs.items()}),
+        deadline=None
+        if by is None
+        else outlook.deadline({model: needs.batches for model, needs in found.needs_at_last.items()}, by),
         account=before.account,
         account_cap_before=before.account_cap,
         left=before.left,

@@ -16,18 +16,18 @@ from runner.adapters.library import Holdings, Library
 from runner.adapters.storage import FolderStore
 from runner.app.campaign import Campaign, refuse_shared_paths
 from runner.app.clients import Clients, batching, clients_of, endpoint, library
+from runner.app.finish import Outlook
 from runner.app.plan import Plan, plan, resolved
 from runner.app.recorded import config_of
 from runner.app.settings import Settings
 from runner.app.signals import heed_signals
 from runner.core.catalog import builtin
 from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
-from runner.core.forecast import Batch, forecast
+from runner.core.forecast import Batch
 from runner.core.lifecycle import State
-from runner.core.task import TaskSpec
+from runner.core.task import Cell, TaskSpec
 from runner.engine.clock import LoopClock
 from runner.engine.deadline import Deadline
-from runner.engine.outlook import past_of
 from runner.engine.pool import BatchTerms, Ending, Pool, Terms
 from runner.engine.ports import References
 from runner.engine.rescue import Rescue, Rescued
@@ -217,7 +217,7 @@ class JobRun:
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
 
-    def _look(self) -> tuple[Mapping[tuple[str, str], int], References | None, References | None]:
+    def _look(self) -> tuple[Mapping[Cell, int], References | None, References | None]:
         """What the lanes have to know before: what is left, and the references of each. Blocks."""
         mix = self.ledger.reader.left_to_buy(self.campaign.job)
         if not self.campaign.has_references:
@@ -226,9 +226,7 @@ class JobRun:
         single, batched = (self._library(held, inline=inline) for inline in (True, False))
         return mix, single, batched
 
-    def _pool(
-        self, mix: Mapping[tuple[str, str], int], single: References | None, batched: References | None
-    ) -> Pool:
+    def _pool(self, mix: Mapping[Cell, int], single: References | None, batched: References | None) -> Pool:
         """The lanes of the run."""
         campaign, options = self.campaign, self.settings.options
         lane, by_utc = campaign.lane, campaign.deadline_utc
@@ -265,19 +263,13 @@ class JobRun:
         remember = partial(self.ledger.remember, endpoint)
         return library(self.campaign, self.clients.files, self.clock, self._uploads, held, remember, inline=inline)
 
-    def _standard_s(self) -> float | None:
-        """Seconds that the standard lane would need for all that has not ended; None: it cannot be done."""
-        left = self.ledger.reader.left_to_buy(self.campaign.job, submitted=True)
-        model = next(iter(self.campaign.models))
-        standing = self.ledger.reader.standing(self._wish(model), now=self.clock.utc())
-        seen = forecast(
-            [Batch(sum(left.values()), self.campaign.usual(left))],
-            standing.limits,
-            past_of(standing, model),
-            now=self.clock.utc(),
-            latency_s=self.settings.usual_latency_s,
-        )
-        return seen.finish_s
+    def _standard_s(self) -> float:
+        """Seconds that the standard lane would need for all that has not ended; infinity: it cannot be done."""
+        campaign, reader = self.campaign, self.ledger.reader
+        needs: dict[str, list[Batch]] = {model: [] for model in campaign.models}
+        for cell, count in reader.left_to_buy(campaign.job, submitted=True).items():
+            needs[cell[0]].append(Batch(count, campaign.usual({cell: count})))
+        return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs)
 
     def _batch_terms(self, model: str) -> BatchTerms:
         campaign, batch = self.campaign, self.campaign.manifest.batch
@@ -298,7 +290,7 @@ class JobRun:
             weigh=partial(campaign.answer_bytes, model),
         )
 
-    def _terms(self, model: str, mix: Mapping[tuple[str, str], int]) -> Terms:
+    def _terms(self, model: str, mix: Mapping[Cell, int]) -> Terms:
         campaign = self.campaign
         return Terms(
             job=campaign.job,

@@ -106,11 +106,6 @@ class BatchSettings:
         """What the seconds from one look to the next grow to (gemini-api.md §8.12)."""
         return self.poll_s * SLOWER
 
-    @property
-    def cancel_s(self) -> float:
-        """Seconds to allow from asking for a cancel until it is confirmed: it takes effect later (§8.11)."""
-        return self.slowest_poll_s
-
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -1,8 +1,12 @@
 """What the manifest expands into, and what one attempt is handed. Plain values, picklable."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from runner.core.reference import Part, Reference
+
+Cell: TypeAlias = tuple[str, str, str]
+"""Model, size and aspect: what the price and the bytes of a picture hang on."""
 
 
 @dataclass(frozen=True, slots=True)

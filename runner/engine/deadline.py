@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import anyio.to_thread
 
+from runner.core.deadline import standard_from
 from runner.core.errors import RunnerError
 from runner.engine.ports import Clock
 from runner.engine.remotes import Remotes
@@ -14,16 +15,7 @@ from runner.engine.shared import Shared
 
 log = logging.getLogger("bulkrender")
 
-CANCEL_S = 600.0
-"""What a cancel may take until it is confirmed and harvested (gemini-api.md §8.11)."""
-SPARE = 1.2
-"""The standard lane is given so many times the time it is expected to need."""
 LOOKS_S = 15.0
-
-
-def begins_at(deadline_utc: float, standard_s: float) -> float:
-    """When the standard lane must begin at the latest, a cancel before it included."""
-    return deadline_utc - SPARE * standard_s - CANCEL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +24,9 @@ class Deadline:
 
     by_utc: float
     clock: Clock
-    standard_s: Callable[[], float | None]
-    """Seconds that the standard lane would need for all that has not ended, batches included; None: it cannot be
-    done. Reads the ledger; blocks."""
+    standard_s: Callable[[], float]
+    """Seconds that the standard lane would need for all that has not ended, batches included; infinity: it cannot
+    be done. Reads the ledger; blocks."""
 
     async def keep(self, pool: Shared, remotes: Remotes) -> None:
         """Watch the time; once it is short, cancel what is in batches and leave all the rest to the other lane."""
@@ -60,4 +52,4 @@ class Deadline:
         except RunnerError as error:  # the next claim says it
             log.warning("%s", error)
             needed_s = 0.0
-        return needed_s is None or self.clock.utc() >= begins_at(self.by_utc, needed_s)
+        return self.clock.utc() >= standard_from(self.by_utc, needed_s)

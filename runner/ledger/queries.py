@@ -11,7 +11,7 @@ from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import AttemptState, State
 from runner.core.pricing import Quote
 from runner.core.reference import Reference
-from runner.core.task import Recipe
+from runner.core.task import Cell, Recipe
 from runner.ledger.batches import IS_OPEN, RECORDS, record_of
 from runner.ledger.claim import FACTS, claimed_of
 from runner.ledger.facts import (
@@ -102,15 +102,16 @@ def _drafts(connection: Connection, name: str) -> Drafts | None:
     return None if row is None else Drafts(name, spend_of(row), row["unpriced"], row["uncounted"])
 
 
-def left_to_buy(connection: Connection, name: str, *, submitted: bool = False) -> dict[tuple[str, str], int]:
-    """Live tasks that have not ended, by size and aspect; those in batches too if asked."""
+def left_to_buy(connection: Connection, name: str, *, submitted: bool = False) -> dict[Cell, int]:
+    """Live tasks that have not ended, by model, size and aspect; those in batches too if asked."""
     states = (*_TO_BUY, State.SUBMITTED) if submitted else _TO_BUY
     rows = connection.execute(
-        select(task.c.size, task.c.aspect, func.count())
+        select(recipe.c.model, task.c.size, task.c.aspect, func.count())
+        .join(recipe, recipe.c.id == task.c.recipe_row)
         .where(task.c.job_id == job_id(connection, name), task.c.live, task.c.state.in_(states))
-        .group_by(task.c.size, task.c.aspect)
+        .group_by(recipe.c.model, task.c.size, task.c.aspect)
     )
-    return {(size, aspect): count for size, aspect, count in rows}
+    return {(model, size, aspect): count for model, size, aspect, count in rows}
 
 
 _TO_BUY = (State.QUEUED, State.RUNNING)

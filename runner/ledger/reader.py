@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from runner.core.budget import Spend
 from runner.core.reference import Reference, Uploaded
-from runner.core.task import Recipe
+from runner.core.task import Cell, Recipe
 from runner.ledger import batch_books, batch_queries, queries, quotas, receipt
 from runner.ledger.batch_facts import BatchRecord, BatchTally
 from runner.ledger.database import plainly, reading
@@ -102,8 +102,8 @@ class Reader:
         """Stems of the attempts that have not ended, of either lane; none for a job the ledger does not know."""
         return self._ask(stems_in_flight, job)
 
-    def left_to_buy(self, job: str, *, submitted: bool = False) -> dict[tuple[str, str], int]:
-        """Tasks that have not ended, by size and aspect; those in batches too if asked."""
+    def left_to_buy(self, job: str, *, submitted: bool = False) -> dict[Cell, int]:
+        """Tasks that have not ended, by model, size and aspect; those in batches too if asked."""
         return self._ask(queries.left_to_buy, job, submitted=submitted)
 
     def account(self, name: str) -> AccountStatus | None:

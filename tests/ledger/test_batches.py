@@ -589,8 +589,8 @@ def test_readers_see_open_batches_and_all_of_them(desk):
         f"bulkrender-job-{one.batch.token}": "job" for one in (first, second)
     }
     assert reader.display_names("https://elsewhere.test") == {}
-    assert reader.left_to_buy("job") == {("1K", "1:1"): 1}
-    assert reader.left_to_buy("job", submitted=True) == {("1K", "1:1"): 2}
+    assert reader.left_to_buy("job") == {(RECIPE.model, "1K", "1:1"): 1}
+    assert reader.left_to_buy("job", submitted=True) == {(RECIPE.model, "1K", "1:1"): 2}
     assert reader.stems_in_flight("job") == {"job/P1"}
     with pytest.raises(LookupError, match="no job 'x'"):
         reader.open_batches("x")

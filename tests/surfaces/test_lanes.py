@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from rich.console import Group
 
 from runner.app.campaign import load
-from runner.app.finish import NEAR_S, latest
+from runner.app.finish import NEAR_S, Outlook, latest
 from runner.app.reports import plan_manifest, plan_object
 from runner.app.settings import Options, deadline, resolve
 from runner.app.tally import Alike
 from runner.cli.tables import plan_table
+from runner.core.deadline import CANCEL_S, SPARE, standard_from
 from runner.core.errors import UsageError
+from runner.core.forecast import Batch
 from runner.core.task import Recipe
 
 FAST = ("--sandbox", "--sandbox-latency", 0, "--sandbox-faults", "none,details_missing=0,overrun=0")
@@ -142,13 +144,25 @@ def test_a_deadline_that_costs_both_lanes_may_pass_the_cap(manifest):
 
 
 def test_the_standard_lane_begins_in_time_for_its_limits(manifest):
-    """Thirty-one at one a minute take half an hour, and a cancel five minutes."""
+    """Thirty-one at one a minute take half an hour; a fifth more to be safe, and ten minutes for the cancel."""
     path = manifest("lane: auto\nvariants: 31\nlimits: {rpm: 1}", prompts="[a]")
     by = int(time.time()) + 10 * 3600
     plan = planned(path, by=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(by)))
     begin = plan.deadline.standard_from_utc
-    assert 30 * 60 + 300 <= by - begin <= 31 * 60 + 300 + 90
+    assert 30 * 60 * SPARE + CANCEL_S <= by - begin <= 31 * 60 * SPARE + CANCEL_S + 90
     assert any(line.startswith("by ") and "goes to the standard lane" in line for line in lines(plan))
+
+
+def test_a_run_takes_its_batches_back_when_the_plan_said(manifest):
+    plan = planned(manifest("lane: auto\nvariants: 31\nlimits: {rpm: 1}", prompts="[a]"), by=in_hours(10))
+    settings, cell = resolve(Options(sandbox=True), {}), ("gemini-3.1-flash-image-preview", "512", "1:1")
+    left = {cell[0]: [Batch(31, plan.campaign.usual({cell: 31}))]}
+    by, said = plan.deadline.by_utc, plan.deadline.standard_from_utc
+
+    def short(now):
+        return now >= standard_from(by, Outlook(plan.campaign, None, settings, now).needed_s(left))
+
+    assert (short(said - 1), short(said + NEAR_S + 1)) == (False, True)
 
 
 def test_a_day_that_turns_before_the_deadline_is_counted(manifest):

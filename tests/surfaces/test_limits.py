@@ -65,6 +65,14 @@ def test_the_months_limit_makes_a_plan_infeasible_and_stops_the_run(command, man
     assert "$100.00 a month; run again after" in answer(ran)["reason"]
 
 
+def test_a_rate_that_is_still_being_looked_for_is_no_limit_of_a_plan(command, manifest):
+    """It grows with every answer: "at the earliest" must not be reckoned with where it stood after two."""
+    assert command("run", manifest(), *SANDBOX).code == 0
+    planned = answer(command("plan", manifest("variants: 1000"), "--sandbox", "--json"))
+    assert planned["tasks"]["new"] == 1998
+    assert planned["finish"]["binds"] != "requests"
+
+
 @pytest.mark.parametrize(
     "limits", ["rpm: 60, concurrency: 2", "tpm: 1000", "ipm: 60", "tier: 1", "in_flight_mb: 1"]
 )
