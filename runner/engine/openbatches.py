@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 
-from runner.core.errors import RunnerError
+from runner.core.errors import LocalFailureError, RunnerError
 from runner.core.lifecycle import BatchState, Outcome, Stopped, Undone
 from runner.core.remote import Declined, NotNow, Remote, Unsure
 from runner.engine.gate import TICK_S
@@ -68,7 +68,7 @@ class OpenBatches:
     async def created(self, record: BatchRecord, remote: Remote) -> None:
         """Its job exists. Raises RunnerError."""
         now = self.clock.utc()
-        await self.ledger.created(record.token, remote, now=now)
+        certain(await self.ledger.created(record.token, remote, now=now), record)
         self.change(
             record,
             state=BatchState.CREATED,
@@ -146,7 +146,16 @@ class OpenBatches:
         now = self.clock.utc()
         oldest_s = max(now - (one.posted_at or one.made_at) for one in self.by_token.values())
         kinds = ", ".join(f"{count} {state}" for state, count in states.most_common())
-        return f"remote batches: {kinds}; the oldest for {duration(oldest_s)}"
+        return f"remote batches: {kinds}; the oldest for {roughly(oldest_s)}"
+
+
+def certain(booked: bool, record: BatchRecord) -> None:
+    """Nothing more may leave for a batch that is not as this run left it. Raises LocalFailureError."""
+    if not booked:
+        raise LocalFailureError(
+            f"batch {record.token} is no longer as this run left it in the ledger, and nothing more is sent: "
+            "end whatever else changes this ledger, and run again"
+        )
 
 
 def put_back(reason: str) -> Undone:
@@ -160,8 +169,8 @@ def cause(answer: NotNow | Declined | Unsure) -> str:
     return str(getattr(reply, "message", "") or getattr(reply, "cause", "") or type(reply).__name__.lower())
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+def roughly(seconds: float) -> str:
+    """A time as a person says it: `40 s`, `90 min`, `26 h 05 min`."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"

@@ -10,7 +10,7 @@ from runner.core.remote import Creation, Declined, Failure, NotNow, Remote, Unsu
 from runner.core.retry import backoff_s
 from runner.engine.execute import assignment
 from runner.engine.gate import PATIENCE_S
-from runner.engine.openbatches import OpenBatches, cause, put_back
+from runner.engine.openbatches import OpenBatches, cause, certain, put_back
 from runner.engine.ports import Unsendable
 from runner.ledger import BatchRecord, Claimed, Submitted
 
@@ -113,7 +113,7 @@ class Submission:
         batches, ledger = self._open, self._open.ledger
 
         async def post() -> None:
-            await ledger.posting(record.token, file, now=self._clock.utc())
+            certain(await ledger.posting(record.token, file, now=self._clock.utc()), record)
             posted = {"state": BatchState.CREATING, "file": file, "posted_at": self._clock.utc()}
             batches.change(record, **posted, absent_at=None)
             creation = await batches.batches.create(record.model, record.display_name, file)
@@ -121,7 +121,7 @@ class Submission:
                 case Remote():
                     await batches.created(record, creation)
                 case Declined() | NotNow():
-                    await ledger.unposted(record.token, now=self._clock.utc())
+                    certain(await ledger.unposted(record.token, now=self._clock.utc()), record)
                     batches.change(record, state=BatchState.INTENT)
                 case Unsure():
                     log.warning(

@@ -22,7 +22,7 @@ from runner.core.remote import (
     poll_in_s,
 )
 from runner.engine.harvest import Harvest, Unkept
-from runner.engine.openbatches import OpenBatches, duration
+from runner.engine.openbatches import OpenBatches, roughly
 from runner.engine.ports import Unreadable
 from runner.ledger import BatchRecord
 
@@ -122,7 +122,7 @@ class Watch:
         if at - first < self._open.settle_s:
             log.warning("batch %s is not in the list of jobs yet", record.token[:8])
             return
-        lists = f"it is in neither of two complete lists {duration(at - first)} apart"
+        lists = f"it is in neither of two complete lists {roughly(at - first)} apart"
         if record.state is BatchState.CREATED:
             log.warning("%s is gone: %s", record.name, lists)
             lost = Lost("batch_gone", f"{record.name} is gone: {lists}")
@@ -208,7 +208,7 @@ class Watch:
             stats = remote.stats
             log.info(
                 "%s: %s after %s, %d of %d done",
-                *(remote.name, remote.state, duration(age_s), stats.succeeded + stats.failed, record.lines),
+                *(remote.name, remote.state, roughly(age_s), stats.succeeded + stats.failed, record.lines),
             )
             if not remote.known:
                 log.warning("%s: unknown state %s; waiting on", remote.name, remote.state)
@@ -217,5 +217,5 @@ class Watch:
             self._warned[record.token] = passed
             log.warning(
                 "%s: %s for %s; it expires without results in %s",
-                *(remote.name, remote.state, duration(age_s), duration(max(0.0, EXPIRES_S - age_s))),
+                *(remote.name, remote.state, roughly(age_s), roughly(max(0.0, EXPIRES_S - age_s))),
             )

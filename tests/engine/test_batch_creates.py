@@ -2,6 +2,7 @@
 
 import logging
 
+import anyio.to_thread
 import pytest
 
 from runner.core.batching import Load
@@ -29,6 +30,20 @@ def test_a_job_whose_create_was_lost_is_adopted(tmp_path, listed_after_s):
     drive(bench.run)
     assert len(service.jobs) == service.count("create") == 1
     bench.is_square()
+
+
+def test_a_batch_that_somebody_else_changed_in_the_ledger_is_not_created(tmp_path):
+    service = BatchService()
+    bench = Bench(tmp_path, service, 10)
+
+    async def meddle(pool):
+        await until(lambda: service.count("upload"))
+        [record] = await anyio.to_thread.run_sync(pool.ledger.reader.batches, "j")
+        await pool.ledger.posting(record.token, "files/9", now=0.0)
+
+    drive(lambda: bench.run(meanwhile=meddle))
+    assert (bench.ending.halted, service.count("create")) == ("local", 0)
+    assert "is no longer as this run left it" in (bench.ending.reason or "")
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
