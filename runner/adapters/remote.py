@@ -102,6 +102,13 @@ class BatchService:
         """The jobs of that display name, in a list that was read to its end."""
         return await self._batches.find(display_name)
 
+    async def shows(self, file: str) -> bool | None:
+        """Whether the service shows an uploaded input to this key's project; None: it cannot be told now."""
+        try:
+            return await self._files.get(file) is not None
+        except UploadError:
+            return None
+
     async def listing(self) -> tuple[Remote, ...] | Declined | NotNow:
         """All jobs that the service lists."""
         try:

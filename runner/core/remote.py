@@ -138,6 +138,8 @@ PATIENCE = 10
 """Polling slows down tenfold at most."""
 EXPIRES_S = 48 * 3600.0
 """A job that is not done by then yields nothing (gemini-api.md §8.1)."""
+INPUT_LASTS_S = 47 * 3600.0
+"""So long after a batch was made its uploaded input is there, as its project sees it (gemini-api.md §9.2)."""
 WARNED_AT_S = (24 * 3600.0, 36 * 3600.0, 44 * 3600.0, 47 * 3600.0)
 """Ages of a job that is not done, of which a person should hear."""
 

@@ -166,6 +166,9 @@ class Batches(Protocol):
     async def find(self, display_name: str) -> Found | Declined | NotNow:
         """The jobs of that display name, in a list that was read to its end."""
 
+    async def shows(self, file: str) -> bool | None:
+        """Whether the service shows an uploaded input to this key's project; None: it cannot be told now."""
+
     async def listing(self) -> tuple[Remote, ...] | Declined | NotNow:
         """All jobs that the service lists."""
 

@@ -12,6 +12,7 @@ from runner.core.errors import RunnerError
 from runner.core.lifecycle import BatchState, FileGone, Invalid, Lost, Undone
 from runner.core.remote import (
     EXPIRES_S,
+    INPUT_LASTS_S,
     WARNED_AT_S,
     Absent,
     Accepted,
@@ -42,6 +43,8 @@ class Watch:
         self._cancelled: set[str] = set()
         """What this run has asked to be cancelled: an earlier one may have died before its cancel left."""
         self._warned: dict[str, float] = {}
+        self._foreign: set[str] = set()
+        """What the log has said of batches that another project may have."""
 
     async def watch(self, token: str) -> None:
         """Wait for one until it is over, or this machine fails."""
@@ -122,6 +125,8 @@ class Watch:
         if at - first < self._open.settle_s:
             log.warning("batch %s is not in the list of jobs yet", record.token[:8])
             return
+        if not await self._is_its_project(record):
+            return
         lists = f"it is in neither of two complete lists {roughly(at - first)} apart"
         if record.state is BatchState.CREATED:
             log.warning("%s is gone: %s", record.name, lists)
@@ -133,6 +138,25 @@ class Watch:
         else:
             log.warning("batch %s was not created: %s; its tasks are submitted again", record.token[:8], lists)
             await self._open.end_all(record, Undone("batch_absent", lists), "absent", lists)
+
+    async def _is_its_project(self, record: BatchRecord) -> bool:
+        """Whether the list was that of the project the batch was submitted in: that one shows its input too.
+
+        Without this a key of another project would find every batch gone, and buy all of it again (§9.2).
+        """
+        if not record.file or self._clock.utc() - record.made_at > INPUT_LASTS_S:
+            return True
+        async with self._open.asking:
+            shown = await self._open.batches.shows(record.file)
+        if shown is False and record.token not in self._foreign:
+            self._foreign.add(record.token)
+            log.warning(
+                "batch %s is in no list, and its input %s is not shown either: this key seems to be of another "
+                "project than the one it was submitted with; it is held until a key of that project asks, or %s "
+                "have passed since",
+                *(record.name or record.token[:8], record.file, roughly(INPUT_LASTS_S)),
+            )
+        return shown is True
 
     # --- how it stands ---------------------------------------------------------------------------------------
 

@@ -176,6 +176,22 @@ def test_a_create_whose_reply_is_lost_is_found_by_its_name(tmp_path: Path) -> No
     assert len(found.remotes) == 1
 
 
+def test_an_input_is_shown_to_its_own_project_and_a_service_that_is_not_there_tells_nothing(
+    tmp_path: Path,
+) -> None:
+    async def story(batches: Batches) -> tuple[bool | None, ...]:
+        mine = await batches.upload(TOKEN, items(1))
+        return await batches.shows(mine), await batches.shows("files/somebody-elses")
+
+    assert in_sandbox(tmp_path, story) == (True, False)
+
+    async def nobody() -> bool | None:
+        async with service("http://127.0.0.1:9", tmp_path / "here") as batches:
+            return await batches.shows("files/x")
+
+    assert asyncio.run(nobody()) is None
+
+
 def test_a_cancelled_job_says_so_and_what_it_gives_can_be_read_or_is_gone(tmp_path: Path) -> None:
     async def story(batches: Batches) -> Remote:
         created = await batches.create(MODEL, "n", await batches.upload(TOKEN, items(2)))

@@ -125,6 +125,8 @@ class BatchService:
     on_cancel: Callable[[Job, float], NotNow | Declined | None] = lambda _job, _now: None
     breaks: Callable[[Job, int], tuple[int, bool] | None] = lambda _job, _n: None
     """Job, how many times its results were asked for -> after how many lines they break, whether that passes."""
+    foreign: Callable[[float], bool] = lambda _now: False
+    """Whether the key is of a project that did not make any of this."""
     listed_after_s: float = 0.0
     cancel_s: float | None = 60.0
     """Until a cancel takes effect; None: it never does."""
@@ -195,7 +197,7 @@ class BatchService:
     async def get(self, name: str) -> Remote | Absent | Declined | NotNow:
         async with self._call("get"):
             job = self._job(name)
-            if job is None or job.gone:
+            if job is None or job.gone or self.foreign(anyio.current_time()):
                 return Absent(f"{name} not found", self.utc())
             return self.on_get(job, anyio.current_time()) or self._remote(job)
 
@@ -207,10 +209,15 @@ class BatchService:
             listed = [
                 job
                 for job in self.jobs
-                if not job.gone and job.made_at + self.listed_after_s <= anyio.current_time()
+                if not (job.gone or self.foreign(anyio.current_time()))
+                and job.made_at + self.listed_after_s <= anyio.current_time()
             ]
             found = tuple(self._remote(job) for job in listed if job.display_name == display_name)
         return Found(found, seen_utc, len(listed))
+
+    async def shows(self, file: str) -> bool | None:
+        async with self._call("file"):
+            return None if file not in self.files else not self.foreign(anyio.current_time())
 
     async def listing(self) -> tuple[Remote, ...]:
         async with self._call("listing"):

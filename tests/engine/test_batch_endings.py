@@ -195,6 +195,30 @@ def test_a_job_that_is_gone_may_have_bought_everything(tmp_path):
     assert set(outcomes(bench)[:10]) == {("lost", "batch_gone")}
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_key_of_another_project_makes_no_job_gone(tmp_path, caplog, lost):
+    """For five hours it shows neither the job nor its input; then the right key is back."""
+    service = BatchService(
+        ends=lambda _: End(after_s=9 * 3_600.0),
+        on_create=lambda n, _now: "lost" if lost and n == 1 else None,
+        foreign=lambda now: now < 6 * 3_600.0,
+    )
+    bench = Bench(tmp_path, service, 10)
+    drive(bench.run)
+    assert (service.count("create"), bench.state(State.SUCCEEDED)) == (1, 10)
+    [said] = [one.message for one in caplog.records if "another project" in one.message]
+    assert "its input files/1 is not shown either" in said
+    bench.is_square()
+
+
+def test_a_job_of_which_nothing_is_left_is_gone_once_its_input_would_have_expired(tmp_path):
+    service = BatchService(ends=lambda _: End(after_s=30.0, does=0), foreign=lambda now: now < 50 * 3_600.0)
+    bench = Bench(tmp_path, service, 10)
+    drive(bench.run)
+    assert bench.status.spend.unknown == 10 * WORST
+    assert 47 * 3_600.0 <= service.times("create")[1] - service.times("create")[0] <= 48 * 3_600.0
+
+
 def test_a_job_that_is_not_found_now_and_then_is_not_gone(tmp_path):
     away = [(1_500.0, 1_900.0), (5_000.0, 5_400.0)]
     bench = Bench(tmp_path, BatchService(ends=lambda _: End(after_s=9_000.0, away=away)), 10)
