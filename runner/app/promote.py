@@ -5,7 +5,6 @@ Which pictures is `choice`, how the files are spelled `finals`; here the drafts 
 
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from runner.app.choice import Chosen, choose
 from runner.app.finals import Final, Head, manifest_text, rows_text, sheet_of
 from runner.app.plan import Plan
 from runner.app.reports import plan_object
-from runner.app.settings import Options, budget_nanos, resolve
+from runner.app.settings import Options, budget_nanos, command_line, resolve
 from runner.app.start import preview
 from runner.app.views import Json
 from runner.core.catalog import builtin
@@ -345,11 +344,8 @@ def _pairs(before: Mapping[str, tuple[Reference, ...]], spec: TaskSpec) -> Itera
 
 def run_command(manifest: Path, options: Options) -> str:
     """The line that runs it, on the same ledger."""
-    words = ["bulkrender", "run", f"./{manifest}" if str(manifest).startswith("-") else str(manifest)]
-    for name in ("database", "output", "base_url"):
-        if value := getattr(options, name):
-            words += [f"--{name.replace('_', '-')}", value]
-    return shlex.join([*words, "--sandbox"] if options.sandbox else words)
+    named = f"./{manifest}" if str(manifest).startswith("-") else str(manifest)
+    return command_line("run", named, options, "database", "output", "base_url")
 
 
 def promoted_object(made: Promoted) -> Json:

@@ -37,12 +37,13 @@ def look(rows: Iterable[Row]) -> PromptTable:
     head = list(islice(stream, LOOKED_AT))
     count = len(head) + sum(1 for _ in stream)
     columns = tuple(dict.fromkeys(name for row in head for name in row.values))
+    filled = [name for name in columns if any(row.values.get(name, "").strip() for row in head)]
     texts = [row.text for row in head if row.text is not None]
     named = {name for text in texts for name in compile_template(text).names}
     return PromptTable(
         count,
         columns,
-        None if texts else _template(head, [name for name in columns if name.lower() not in MEANT_OTHERWISE]),
+        None if texts else _template(head, [name for name in filled if name.lower() not in MEANT_OTHERWISE]),
         literal=bool(texts) and not named <= set(columns),
         has_references=any(row.references for row in head),
     )

@@ -15,7 +15,7 @@ from runner.app.pricebook import PriceBook, price_book
 from runner.app.promote import run_command
 from runner.app.settings import Options, resolve
 from runner.app.views import Json, cap_object
-from runner.core.budget import Cap, Spend, dollars, fits
+from runner.core.budget import Cap, Spend, about, dollars, fits
 from runner.core.errors import UsageError
 from runner.core.lifecycle import State
 from runner.core.pricing import Quote, Seen, Tokens, allowance
@@ -236,7 +236,7 @@ def lines(found: Retried) -> Iterator[str]:
     if found.likely_nanos is None or found.worst_nanos is None:
         yield "  what they cost is not known: no prices"
     else:
-        yield f"  at one try each likely ${dollars(found.likely_nanos)}, up to ${dollars(found.worst_nanos)}"
+        yield f"  at one try each likely ${about(found.likely_nanos)}, up to ${about(found.worst_nanos)}"
     if found.unknown_nanos:
         held = dollars(found.unknown_nanos)
         yield f"  earlier requests for them may have been bought: ${held} stays held, and they may be bought twice"

@@ -1,6 +1,7 @@
 """Options and environment. The command line beats the manifest, the manifest the environment, that the default."""
 
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,15 @@ class Options:
     """What refusals have taught does not count any more."""
     log_format: Literal["text", "json"] = "text"
     """Of the log beside the ledger."""
+
+
+def command_line(command: str, about: str, options: Options, *names: str) -> str:
+    """The line that a person types for `command` about a job or a manifest, with those of the options it takes."""
+    words = ["bulkrender", command, about]
+    for name in names:
+        if value := getattr(options, name):
+            words += [f"--{name.replace('_', '-')}", value]
+    return shlex.join([*words, "--sandbox"] if options.sandbox else words)
 
 
 @dataclass(frozen=True, slots=True)

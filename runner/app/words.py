@@ -1,11 +1,14 @@
 """What a plan is said to people in."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from math import ceil
+from typing import Any
 
 from runner.app.planned import Plan
-from runner.core.budget import Cap, dollars
+from runner.app.settings import Options, command_line
+from runner.core.budget import Cap, about, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
 from runner.core.limits import Binding
@@ -14,8 +17,8 @@ from runner.ledger import AccountStatus
 
 def price_line(plan: Plan) -> str:
     """What is said before the first request: tasks, likely and worst cost, the cap and where it cuts."""
-    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${dollars(plan.worst_nanos)}"
-    likely = "" if plan.likely_nanos is None else f"likely ${dollars(plan.likely_nanos)}, "
+    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
+    likely = "" if plan.likely_nanos is None else f"likely ${about(plan.likely_nanos)}, "
     cap = plan.campaign.cap
     caps = [f"cap {cap.words()}"] if cap != Cap() else []
     if plan.account is not None:
@@ -43,7 +46,7 @@ def lane_lines(plan: Plan) -> list[str]:
         if cost.likely_nanos is None or cost.worst_nanos is None:
             money = "an unknown price"
         else:
-            money = f"likely ${dollars(cost.likely_nanos)}, up to ${dollars(cost.worst_nanos)}"
+            money = f"likely ${about(cost.likely_nanos)}, up to ${about(cost.worst_nanos)}"
         lines.append(f"{'*' if plan.campaign.lane == lane else ' '} lane {lane:8} {money}")
     if plan.campaign.lane == "auto":
         there = plan.to_buy - plan.batched
@@ -59,7 +62,7 @@ def deadline_line(plan: Plan) -> str | None:
     by = _local(deadline.by_utc)
     if deadline.standard_from_utc is None:
         return f"by {by}: not even the standard lane alone would be done in time"
-    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${dollars(plan.worst_nanos)}"
+    worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
     at = _local(deadline.standard_from_utc)
     return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
 
@@ -67,6 +70,19 @@ def deadline_line(plan: Plan) -> str | None:
 def _local(utc: float) -> str:
     """To the second before, in this machine's time, with its offset."""
     return datetime.fromtimestamp(int(utc)).astimezone().isoformat(" ")
+
+
+def next_lines(result: Mapping[str, Any], options: Options) -> Iterator[str]:
+    """What a person would type next, for each job that was not cut short; `result` is the object of `run`."""
+    for one in result.get("jobs", (result,)):
+        tasks = one.get("tasks") or Counter()
+        if one.get("halted") is not None:
+            continue
+        if tasks["refused"] + tasks["failed"]:
+            yield f"why some are missing: {command_line('report', one['job'], options, 'database')}"
+            yield f"to try them again: {command_line('retry', one['job'], options, 'database')}"
+        if tasks["succeeded"]:
+            yield f"to see them: {command_line('gallery', one['job'], options, 'database', 'output')}"
 
 
 def held_words(account: AccountStatus) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from runner.cli.completion import job_names
 
@@ -15,14 +16,48 @@ def examples(*lines: str) -> str:
     return f"Example{'s' if len(lines) > 1 else ''}:\n\n{shown}"
 
 
+ORDER = (
+    *("init", "doctor", "plan", "run", "status", "report", "gallery", "export", "retry", "promote", "prune"),
+    *("cancel", "reconcile", "ledger", "models", "schema", "sandbox", "completion"),
+)
+"""Commands as a person comes to need them."""
+
+
+class InOrder(TyperGroup):
+    """The commands in the order of the first hour and the morning after."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 cli = typer.Typer(
     name="bulkrender",
+    cls=InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Render a YAML manifest with the Gemini image API: every image bought once, never past the cap.",
     epilog=examples("init", "run jobs/first.yaml --sandbox", "doctor", "run jobs/first.yaml", "status --watch"),
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"bulkrender {version('bulkrender')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Nothing but what every command has."""
+
 
 Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
 OneManifest = Annotated[Path, typer.Argument(help="The manifest.")]

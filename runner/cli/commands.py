@@ -162,6 +162,7 @@ def run(
     """Record the plan and render until done, halted or interrupted. Running it again is resuming."""
     _check_sandbox(sandbox_faults, sandbox_quota or (), sandbox_outage or ())
     from runner.app.start import run_manifests
+    from runner.app.words import next_lines
 
     options = Options(
         database=database,
@@ -188,6 +189,8 @@ def run(
     )
     shown = face()
     result = run_manifests(manifests, options, os.environ, shown, shown.say)
+    for line in next_lines(result, options):
+        shown.say(line)
     if as_json:
         print(json.dumps(result))
     raise typer.Exit(result["exit_code"])

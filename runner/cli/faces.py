@@ -6,7 +6,7 @@ A terminal that vanished raises OSError at the next line; the run goes on, its l
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.text import Text
 from runner.app.plan import BINDING_WORDS, Plan, duration, finish_line, held_words, price_line
 from runner.app.prune import Pruned
 from runner.app.running import RECENT_S, Watched
-from runner.core.budget import dollars
+from runner.core.budget import about, dollars
 from runner.core.errors import RunnerError
 from runner.core.lifecycle import TERMINAL, State
 from runner.engine.rescue import Rescued
@@ -181,7 +181,7 @@ def money_line(status: JobStatus, watched: Watched) -> str:
     """Spend against cap, and what holds it back."""
     pulse = watched.pool.pulse
     words = "" if pulse is None else holding(pulse)
-    return ", ".join(filter(None, (spend_against_cap(status), words)))
+    return ", ".join(filter(None, (spend_against_cap(status, shown=about), words)))
 
 
 def holding(pulse: Pulse) -> str:
@@ -226,15 +226,15 @@ def account_line(account: AccountStatus) -> str:
     return f"account {account.name}: {held_words(account)}; jobs: {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-def spend_against_cap(status: JobStatus) -> str:
-    """What is spent and held, against the caps."""
+def spend_against_cap(status: JobStatus, *, shown: Callable[[int], str] = dollars) -> str:
+    """What is spent and held, against the caps: to the nano-dollar unless `shown` in another way."""
     spend, cap = status.spend, status.cap
     if status.unpriced:
         text = "spend unknown (no prices)"
     else:
-        text = f"${dollars(spend.settled)} spent"
+        text = f"${shown(spend.settled)} spent"
         if spend.reserved or spend.unknown:
-            text += f" + ${dollars(spend.reserved + spend.unknown)} held"
+            text += f" + ${shown(spend.reserved + spend.unknown)} held"
     if cap.nanos is not None:
         text += f" of ${dollars(cap.nanos)}"
     if cap.image_tokens is not None:

@@ -1,5 +1,6 @@
 """The receipt as a person reads it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -140,12 +141,18 @@ def _cells(line: Line) -> list[str]:
 def _without(found: Receipt) -> Iterator[str]:
     groups = by_prompt(found.tally.without)
     if groups:
-        yield from ("", f"{len(found.tally.without)} tasks without a picture")
+        yield from ("", f"{len(found.tally.without)} tasks without a picture: {_ends(found)}")
     for task, line in groups[:MOST_LINES]:
         said = f": {shortened(task.error)}" if task.error else ""
         many = "" if line.tasks == 1 else f", {line.tasks} tasks"
         yield f"  {task.prompt_id}{many}: {task.state.value}, {task.reason}, {_spent(line)}{said}"
     yield from _more(len(groups))
+
+
+def _ends(found: Receipt) -> str:
+    """How they ended, the most frequent first."""
+    counts = Counter((task.state.value, task.reason) for task in found.tally.without)
+    return ", ".join(f"{count} {state} ({reason})" for (state, reason), count in counts.most_common())
 
 
 def _spent(line: Line) -> str:

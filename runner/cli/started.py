@@ -6,7 +6,7 @@ from rich.table import Table
 
 from runner.app.doctor import Diagnosis
 from runner.app.starter import Started
-from runner.core.budget import dollars
+from runner.core.budget import about, dollars
 
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
@@ -16,7 +16,7 @@ def started_lines(started: Started) -> RenderableType:
     cost = started.cost
     price = "at a price nobody knows, so without a cap"
     if cost.likely_nanos is not None and cost.worst_nanos is not None and cost.cap_nanos is not None:
-        price = f"likely ${dollars(cost.likely_nanos)}, up to ${dollars(cost.worst_nanos)}"
+        price = f"likely ${about(cost.likely_nanos)}, up to ${about(cost.worst_nanos)}"
         price += f"; cap ${dollars(cost.cap_nanos)}"
     lines = [f"{started.manifest}: job {started.job}, {cost.tasks} pictures, {price}"]
     lines += [f"note: {note}" for note in started.notes]

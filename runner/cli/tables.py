@@ -14,7 +14,7 @@ from runner.app.prune import Pruned
 from runner.app.reports import LANES, StatusReport
 from runner.app.words import deadline_line, duration, finish_line, lane_lines, price_line
 from runner.cli.faces import account_line, ended, holding, megabytes, rate_and_eta, spend_against_cap
-from runner.core.budget import dollars
+from runner.core.budget import about, dollars
 from runner.core.catalog import Model, builtin
 from runner.core.lifecycle import State
 from runner.ledger import BatchRecord, Drafts, JobStatus
@@ -30,7 +30,7 @@ def plan_table(plan: Plan) -> RenderableType:
     lines = [f"job {plan.campaign.job}", f"  {counts}; {plan.orphaned} orphaned", f"  {price_line(plan)}"]
     lines += [f"  {line}" for line in (*lane_lines(plan), finish_line(plan), deadline_line(plan)) if line]
     if (carried := plan.carried).tasks:
-        anew = "an unknown price" if carried.likely_nanos is None else f"${dollars(carried.likely_nanos)}"
+        anew = "an unknown price" if carried.likely_nanos is None else f"${about(carried.likely_nanos)}"
         lines.append(f"  {carried.tasks} pictures of kept models count as done; buying them anew would be {anew}")
     lines += [f"  note: {note}" for note in plan.notes]
     lines.append("  fits the cap" if plan.fits else f"  does not fit {plan.over}")
@@ -60,7 +60,7 @@ def _difference_table(plan: Plan) -> RenderableType:
 
 
 def _cells(cells: Cells) -> list[str]:
-    likely = "unknown" if cells.likely_nanos is None else f"${dollars(cells.likely_nanos)}"
+    likely = "unknown" if cells.likely_nanos is None else f"${about(cells.likely_nanos)}"
     counts = [str(getattr(cells, name) or "") for name in ("kept", "new", "changed", "orphaned")]
     return [*counts, likely if cells.new or cells.changed else ""]
 

@@ -68,5 +68,11 @@ def dollars(nanos: int) -> str:
     return f"{sign}{whole}.{decimals}"
 
 
+def about(nanos: int) -> str:
+    """Dollars for a person to read, rounded up: to the cent, below a dollar to the hundredth of a cent."""
+    step = NANOS // (100 if nanos >= NANOS else 10_000)
+    return dollars(-(-nanos // step) * step)
+
+
 def _within(held: int, more: int | None, cap: int | None) -> bool:
     return cap is None or (more is not None and held + more <= cap)

@@ -482,7 +482,9 @@ class Lane:
             standing, self.measured, wish.model, binds, in_flight=self.in_flight, now=now
         )
         since = self.pulse.since if self.pulse is not None and self.pulse.binds == binds else now
-        believed = standing.belief if wish.limits.rpm is None or (standing.belief or Belief()).found else None
+        believed, given = standing.belief, wish.limits.rpm
+        if believed is not None and given is not None and (not believed.found or believed.allowed(now) >= given):
+            believed = None  # what was asked for is what holds
         self.pulse = Pulse(
             binds=binds,
             said=self.why.said(binds),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core.budget import Cap, Spend, dollars, fits, passed
+from runner.core.budget import Cap, Spend, about, dollars, fits, passed
 from runner.core.catalog import Prices, builtin, nanos_per_token
 from runner.core.lifecycle import (
     Answer,
@@ -254,3 +254,9 @@ def test_what_fits_never_passes_the_cap(held, more, cap, tokens):
 )
 def test_money_is_an_exact_decimal(nanos, text):
     assert dollars(nanos) == text
+
+
+@given(st.integers(0, 10**15))
+def test_what_is_rounded_for_a_person_is_never_less_and_never_more_than_a_cent_off(nanos):
+    shown = Decimal(about(nanos)) * 10**9
+    assert 0 <= shown - nanos < (10**7 if nanos >= 10**9 else 10**5)

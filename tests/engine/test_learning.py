@@ -92,6 +92,18 @@ def test_a_configured_rate_is_never_outgrown(tmp_path):
     assert run.pool.pulse.belief == ""
 
 
+def test_a_rate_that_the_provider_names_above_the_configured_one_is_not_spoken_of(tmp_path):
+    quota = HiddenQuota(always(30), around(12.0), "named")
+
+    async def main():
+        bench = Bench(tmp_path)
+        await bench.run(Service(quota), 400, stop_after_s=180)
+        again = await bench.run(Service(quota), 400, stop_after_s=61, limits=Limits(rpm=20))
+        return again.pool.pulse
+
+    assert drive(main).belief == ""
+
+
 @pytest.mark.parametrize("says", ["unnamed", "named"])
 def test_the_next_run_starts_at_what_the_last_one_learned(tmp_path, says):
     quota = HiddenQuota(always(30), around(12.0), says)

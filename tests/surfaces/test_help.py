@@ -1,9 +1,11 @@
 """`--help` teaches by examples that parse; Tab completes commands, options and the names of jobs."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ def examples(epilog):
 def every_example():
     groups = [(name, one.epilog) for name, one in GROUP.commands.items()]
     return [(name, line) for name, epilog in groups for line in examples(epilog)]
+
+
+def test_commands_are_listed_as_they_are_needed(command):
+    listed = re.findall(r"^│ (\w+)  ", command("--help").out, re.MULTILINE)
+    assert listed[:4] == ["init", "doctor", "plan", "run"]
+    assert set(listed) == set(GROUP.commands)
+
+
+def test_the_version_is_that_of_the_package(command):
+    result = command("--version")
+    assert (result.code, result.out) == (0, f"bulkrender {version('bulkrender')}\n")
 
 
 @pytest.mark.parametrize("name", sorted(GROUP.commands))

@@ -59,6 +59,7 @@ def test_from_a_table_whose_columns_become_variables(command, home):
         ("a.csv", "id,prompt\n1,A card that says {hello}\n", "template: false", "text:"),
         ("a.csv", "prompt,aspect\nA {x} cat,3:4\n", "column aspect: that of the row", "text:"),
         ("a.tsv", "prompt\tmood\nA {mood} cat\tcalm\n", "columns to use in a prompt: {mood}", "text:"),
+        ("a.csv", "id,what,note\n1,cat,\n2,dog,\n", "text: A picture of {what}", "{what}, {note}"),
         ("a.jsonl", '{"prompt": "A cat"}\n', "from: ../a.jsonl", "text:"),
         ("a.txt", "A cat\nA dog\n", "from: ../a.txt", "text:"),
     ],

@@ -108,6 +108,8 @@ def test_how_tasks_become_sends_charges_and_pictures(filled, command):
     assert f"settled ${settled / 1e9} + reserved " in lines[5]
     assert lines[5].endswith("of $0.90: the cap held")
     assert lines[6].startswith("  account acme: settled ")
+    [ends] = [line for line in lines if "tasks without a picture: " in line]
+    assert "1 refused (image_safety)" in ends
     assert "  p1: refused, image_safety, $0.067775: SAFETY" in lines
     assert any("p2: failed, wrong_pixels" in line for line in lines)
     assert "  p4: failed, connection_broken, $0.00 and $0.06" in result.out

@@ -57,7 +57,7 @@ def test_all_go_back_for_a_price_and_the_next_run_buys_them(refused, command):
         "exit_code": 0,
     }
     assert "job j: 4 tasks to try again: 4 refused (prompt_blocked)" in result.err
-    assert "at one try each likely $0.226142, up to $0.233045" in result.err
+    assert "at one try each likely $0.2262, up to $0.2331" in result.err
     assert refused.arrived == sent
     assert (states(command)["queued"], command("status", "j").code) == (4, 130)
     assert "4 tasks were put back by `retry`" in command("status", "j").out

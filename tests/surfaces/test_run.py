@@ -73,6 +73,7 @@ def test_a_run_ends_with_pictures_a_receipt_and_the_objects_of_the_design(live, 
     assert pictures(home) == ["j/a/512-1x1-1.jpg", "j/b/512-1x1-1.jpg"]
     assert "2 tasks to buy" in result.err
     assert "2 of 2 pictures" in result.err
+    assert result.err.splitlines()[-1] == "to see them: bulkrender gallery j"
     assert json.loads(live("status", "j", "--json").out) == answer
 
 
@@ -262,6 +263,10 @@ def test_a_run_that_ends_with_refusals_exits_1_and_says_why(command, manifest, t
     answer = json.loads(result.out)
     assert (result.code, answer["tasks"]["refused"]) == (1, 2)
     assert "refused  prompt_blocked  2" in result.err
+    assert result.err.splitlines()[-2:] == [
+        "why some are missing: bulkrender report j",
+        "to try them again: bulkrender retry j",
+    ]
     assert answer["spend"]["unknown_usd"] == "0.00"
     assert json.loads(again.out) == answer
     [row, _] = [json.loads(line) for line in command("export", "j").out.splitlines()]
