@@ -21,7 +21,7 @@ FAULTY = "image_safety=0.3,wrong_pixels=0.3,overrun=0,details_missing=0"
 def data_of(folder: Path) -> dict[str, Any]:
     """What the page loads, read as the JSON that it is."""
     text = (folder / "data.js").read_text(encoding="ascii")
-    found = re.fullmatch(r'"use strict";\nconst GALLERY = (.*);\n', text)
+    found = re.fullmatch(r'"use strict";\nvar GALLERY = (.*);\n', text)
     assert found
     data: dict[str, Any] = json.loads(found[1])
     return data
@@ -59,7 +59,7 @@ def test_a_folder_that_needs_nothing_else(live, finished):
         with Image.open(folder / "thumbnails" / task["thumbnail"]) as small:
             assert (small.format, max(small.size)) == ("WEBP", 384)
     written = {one.name for one in folder.iterdir()}
-    assert written == {one.name for one in PAGE.iterdir()} | {"data.js", "thumbnails", ".bulkrender-gallery"}
+    assert written == {one.name for one in PAGE.iterdir()} | {"data.js", "newest.js", "thumbnails", ".bulkrender-gallery"}
 
 
 def test_what_is_known_of_a_picture_is_in_it(live, finished):

@@ -138,15 +138,21 @@ def job_facts(status: JobStatus, *, sandbox: bool, live: bool, made_at: float) -
         "spend": spend_object(status.spend, priced=not status.unpriced, counted=not status.uncounted),
         "cap": cap_object(status.cap),
         "running": live,
+        "done": over(status, live=live),
         "halted": None if live else status.halted,
         "reason": None if live else status.reason,
         "states": [*(state.value for state in STATES), "orphaned"],
     }
 
 
-def script(value: Json) -> str:
-    """The value as a script in pure ASCII: no text in it can end a string, a line or an element."""
+def over(status: JobStatus, *, live: bool) -> bool:
+    """Whether all has ended that the manifest names, and nobody is at it."""
+    return not live and all(status.tasks[state] == 0 for state in State if state not in TERMINAL)
+
+
+def script(name: str, value: Json | float) -> str:
+    """A variable of that name as a script in pure ASCII: no text in it can end a string, a line or an element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # in JSON only within strings, where they may be written so
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'"use strict";\nconst GALLERY = {text};\n'
+    return f'"use strict";\nvar {name} = {text};\n'

@@ -66,10 +66,12 @@ def make(
     thumbnails = make_thumbnails(target / places.THUMBNAILS, pictures, told)
     missing = [one.picture[0] for one in exhibits if one.picture and not (root / one.picture[0]).is_file()]
     live = reader.runner(wanted.job) is not None
-    facts = job_facts(status, sandbox=settings.sandbox, live=live, made_at=time.time())
+    made_at = time.time()
+    facts = job_facts(status, sandbox=settings.sandbox, live=live, made_at=made_at)
     table = Table(exhibits, reader, wanted.job).as_object(thumbnails.files, frozenset(missing))
     places.write_page(target)
-    places.write(target / "data.js", [script({**facts, "root": _way(target, root), **table})])
+    places.write(target / "data.js", [script("GALLERY", {**facts, "root": _way(target, root), **table})])
+    places.write(target / "newest.js", [script("NEWEST", made_at)])  # last: who sees it loads what is before
     places.sweep(target, set(thumbnails.files.values()))
     if wanted.contact_sheet is not None:
         write_sheet(wanted.contact_sheet, wanted.job, _framed(exhibits, target, thumbnails))
