@@ -59,7 +59,12 @@ def test_a_folder_that_needs_nothing_else(live, finished):
         with Image.open(folder / "thumbnails" / task["thumbnail"]) as small:
             assert (small.format, max(small.size)) == ("WEBP", 384)
     written = {one.name for one in folder.iterdir()}
-    assert written == {one.name for one in PAGE.iterdir()} | {"data.js", "newest.js", "thumbnails", ".bulkrender-gallery"}
+    assert written == {one.name for one in PAGE.iterdir()} | {
+        "data.js",
+        "newest.js",
+        "thumbnails",
+        ".bulkrender-gallery",
+    }
 
 
 def test_what_is_known_of_a_picture_is_in_it(live, finished):
