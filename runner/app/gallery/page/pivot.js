@@ -44,8 +44,10 @@ class Pivot {
     this.top.style.cssText = `left:${this.label}px;width:${wide - this.label}px;height:${HEAD}px`;
     this.side.style.cssText = `top:${HEAD}px;width:${this.label}px;height:${high - HEAD}px`;
     this.corner.style.cssText = `width:${this.label}px;height:${HEAD}px`;
+    const focused = canvas.contains(document.activeElement) && document.activeElement.task;
     this.clear();
     this.draw();
+    if (focused) this.elementOf(focused)?.focus({ preventScroll: true });
   }
 
   clear() {

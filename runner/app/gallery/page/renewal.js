@@ -1,6 +1,6 @@
 "use strict";
-// What a later `bulkrender gallery` or one with --watch wrote is shown without a reload. A page from disk may fetch
-// nothing, but load a script again: newest.js, of a line, says when data.js was written.
+// What a later `bulkrender gallery`, or one with --watch, wrote is shown without a reload. A page from disk may ask for
+// nothing but scripts: newest.js, of one line, says when data.js was written.
 
 const SOON_MS = 3_000, LATE_MS = 30_000;
 const policy = globalThis.trustedTypes?.createPolicy("renewal", { createScriptURL: addressOf });
