@@ -63,7 +63,7 @@ class Outlook:
         return self._from(self._models(needs, beside), self._now)
 
     def batches(self, batched: Sequence[Batch]) -> Forecast | None:
-        """How much of what goes as batches the month, the only limit that counts it, has dollars for; None of none."""
+        """How much of what goes as batches the month's limit, the only one for it, lets through."""
         if not batched:
             return None
         limits, past = next(iter(self._standing.values()))
