@@ -85,7 +85,7 @@ _NANOS = select(func.coalesce(func.sum(func.coalesce(attempt.c.cost_nanos, attem
 _MONTH = _NANOS.where(_HERE, attempt.c.sent_at >= bindparam("since"), attempt.c.sent_at <= bindparam("until"))
 _MONTH_OF_LINES = _NANOS.where(_LINES, attempt.c.sent_at.is_(None), attempt.c.ended_at >= bindparam("since"))
 """A line has no instant of its own: to say so lets an index find them."""
-_OPEN_LINES = select(*_FACTS).where(_LINES, text("attempt.state = 'running'"))
+_OPEN_LINES = select(attempt.c.id, attempt.c.reserved_nanos).where(_LINES, text("attempt.state = 'running'"))
 _LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(_AT)
 _QUOTA = (
     select(quota)
@@ -181,9 +181,11 @@ def _read(connection: Connection, endpoint: str, now: float) -> QuotaLog:
     month = sum(connection.execute(part, this_month).scalar_one() for part in (_MONTH, _MONTH_OF_LINES))
     log = QuotaLog(now, Calendar(day, month))
     log.seen = connection.execute(_LAST, {"at": endpoint}).scalar_one()
-    for statement in (_COUNTING, _LEAVING, _OPEN_LINES):
+    for statement in (_COUNTING, _LEAVING):
         for row in connection.execute(statement, {"at": endpoint, "since": since}).mappings():
             _show(log, row)
+    for line, nanos in connection.execute(_OPEN_LINES, {"at": endpoint}):
+        log.show_line(LineFacts(line, nanos or 0, None))
     return log
 
 
