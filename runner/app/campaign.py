@@ -322,11 +322,11 @@ def refuse_unproven_caps(campaign: Campaign, *caps: Cap) -> None:
 def _refuse_hopeless_limits(campaign: Campaign) -> None:
     """A limit in dollars needs prices; and every task must fit a limit that stands empty, or it waits for ever.
 
-    Batches are not held to any of them.
+    Batches are held to the month's alone.
     """
-    if campaign.lane == "batch":
-        return
     limits, file = campaign.limits, campaign.manifest.file
+    if campaign.lane == "batch":
+        limits = Limits(month_nanos=limits.month_nanos)
     for model in campaign.models:
         missing = campaign.sheet(model).prices.missing
         if missing and (limits.spend_nanos is not None or limits.month_nanos is not None):

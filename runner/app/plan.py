@@ -40,7 +40,7 @@ def plan(
     way.refuse_strangers()
     whole = Quote(found.worst.worst_nanos, found.worst.image_tokens, 0, 0)
     outlook = Outlook(campaign, reader, settings, now_utc)
-    by = campaign.deadline_utc
+    by, batched = campaign.deadline_utc, found.batched.batches
     drafts = campaign.manifest.drafts
     lost = drafts is not None and (reader is None or not reader.recorded(drafts))
     return Plan(
@@ -53,13 +53,14 @@ def plan(
         likely_nanos=found.likely.value,
         worst_nanos=found.worst.worst_nanos,
         image_tokens=found.lanes["standard"].image_tokens,
-        batched=found.batched,
+        batched=sum(one.count for one in batched),
         lanes=found.lanes,
         spend=before.spend,
         cut_after=min((cut.after for cut in found.cuts if cut.after is not None), default=None),
         cap_before=before.cap,
         missing=before.missing,
-        finish=outlook.finish({model: needs.batches for model, needs in found.needs.items()}),
+        finish=outlook.finish({model: needs.batches for model, needs in found.needs.items()}, batched),
+        batches=outlook.batches(batched),
         deadline=None
         if by is None
         else outlook.deadline({model: needs.batches for model, needs in found.needs_at_last.items()}, by),

@@ -16,7 +16,16 @@ from runner.core.errors import LocalFailureError, RunnerError
 from runner.core.pricing import PriceSheet
 from runner.core.retry import RetryPolicy
 from runner.engine.gate import TICK_S
-from runner.engine.lane import AT_LEAST_EVERY_S, BEAT_S, LOOK_AGAIN_S, RARER, SETTLED_S, does_not_fit
+from runner.engine.lane import (
+    AT_LEAST_EVERY_S,
+    BEAT_S,
+    LOOK_AGAIN_S,
+    RARER,
+    SETTLED_S,
+    come_back,
+    does_not_fit,
+    limit_in_words,
+)
 from runner.engine.ports import Clock, Unsendable
 from runner.engine.remotes import Remotes
 from runner.engine.shared import Shared
@@ -113,6 +122,8 @@ class BatchLane:
                     continue
                 case OverBudget() if pool.is_idle:
                     return pool.stop("budget", does_not_fit(said))
+                case Held(binds="month") if seen == pool.changes and pool.is_idle:
+                    return pool.park(come_back(said))
                 case Empty() if not pool.in_flight:
                     return None
                 case Waiting(next_due=None) if not pool.in_flight and not pool.remote[self.terms.wish.model]:
@@ -210,7 +221,7 @@ class BatchLane:
                 self.why.waits("budget", does_not_fit(said))
             case Held():
                 until = said.until or self._clock.utc() + OTHERS_S
-                self.why.waits(said.binds, "as many remote batches as may be open")
+                self.why.waits(said.binds, limit_in_words(said))
             case Waiting() if not pool.remote.total():
                 until = said.next_due
                 self.why.waits("retries", "retries that are not due yet")
