@@ -363,6 +363,8 @@ def test_what_is_far_away_does_not_exist(visit, mixed):
     page.wait_for_function("() => shown.tiles.has(59)")
     assert page.locator(".tile").count() < 30
     assert not page.evaluate("shown.tiles.has(0)")
+    page.wait_for_function("() => waiting.length + coming === 0")
+    assert page.evaluate("[...document.querySelectorAll('.tile img')].every((one) => one.naturalWidth > 0)")
 
 
 def test_a_folder_that_was_moved_still_opens(visit, mixed, tmp_path):

@@ -46,7 +46,7 @@ function lookLater() {
 
 function renew() {
   const address = toAddress(), axes = JSON.stringify(AXES);  // by names: places may be others
-  const sides = [AXES[view.rows].name, AXES[view.columns].name];
+  const sides = [AXES[view.rows]?.name, AXES[view.columns]?.name];  // a job without tasks has none
   take();
   fromAddress(address);
   [view.rows, view.columns] = [known(axisNamed(sides[0]), view.rows), known(axisNamed(sides[1]), view.columns)];
