@@ -76,7 +76,8 @@ def plan(
     show: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY", help="The exact request of one task instead: a key, the start of one, or a path."
+            metavar="KEY",
+            help="The exact request of one task instead: a key, a path, the start of one, a prompt's id.",
         ),
     ] = None,
     yes: Yes = False,
