@@ -214,8 +214,8 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
     if options.budget is not None:
         cap = replace(cap, nanos=budget_nanos(options.budget))
     notes = manifest.notes
-    if same := specs.repeating:
-        notes = (*notes, f"{same} tasks repeat the request of another; each is a picture of its own")
+    if specs.repeating:
+        notes = (*notes, _repeats(specs))
     return Campaign(
         manifest=manifest,
         models=models,
@@ -234,6 +234,18 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
         lane=bought_on,
         deadline_utc=settings.deadline_utc,
     )
+
+
+def _repeats(specs: Expansion) -> str:
+    """That requests are bought more than once, and why, where axes are the reason."""
+    same, idle = specs.repeating, specs.idle_axes
+    repeat = "1 task repeats" if same == 1 else f"{same} tasks repeat"
+    said = f"{repeat} the request of another, each a picture of its own"
+    if not idle:
+        return said
+    named, many = listed([f"{{{name}}}" for name in idle], "and"), len(idle) > 1
+    axes = f"{'axes' if many else 'axis'} {listed(idle, 'and')} {'change' if many else 'changes'} nothing there"
+    return f"{said}: {axes}; put {named} into the text, or leave {'them' if many else 'it'} out"
 
 
 def _sheets(manifest: Manifest, entry: Model | None, bought_on: Lane) -> dict[Lane, PriceSheet]:

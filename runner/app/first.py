@@ -103,6 +103,8 @@ def _from_file(source: Source, references: tuple[str, ...]) -> Iterator[str]:
     )
     if table.text is not None:
         yield _beside(f"    text: {_quoted(table.text)}", "{…} is a column, or an axis of the matrix")
+    elif not table.literal:
+        yield _beside("    # text: '{prompt}, by night'", "words round the prompt of every row")
     yield from _columns(table)
     if table.literal:
         yield _beside("    template: false", "the prompts hold braces: they are taken as they are")

@@ -80,7 +80,10 @@ class Plan:
         """What a person should hear of before a run."""
         notes = list(self.campaign.notes)
         if self.missing:
-            notes.append(f"{len(self.missing)} paid pictures are no longer on disk, first {self.missing[0]}")
+            many = f"{len(self.missing)} paid pictures are" if len(self.missing) > 1 else "1 paid picture is"
+            notes.append(
+                f"{many} no longer on disk, first {self.missing[0]}: put back a copy, as no run buys it again"
+            )
         if self.cap_before not in {None, Cap()} and self.campaign.cap == Cap():
             notes.append("the last run of this job had a cap, this one has none: a --budget counts for one run")
         if self.account is not None and self.account_cap_before not in {None, self.account.cap}:

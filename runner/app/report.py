@@ -16,7 +16,7 @@ from runner.app.settings import Options, resolve
 from runner.core.errors import UsageError
 from runner.core.lifecycle import AttemptState, State, Verdict
 from runner.core.pricing import STANDARD_TIERS
-from runner.core.shape import guess
+from runner.core.shape import guess, listed
 from runner.ledger import BookedAttempt, BookedTask, Books, Ledger, Reader
 
 MOST = 5
@@ -240,9 +240,9 @@ def _refuse_unknown(by: Sequence[str], axes: Mapping[str, None]) -> None:
     known = (*axes, *TASK_VALUES, *OF_ATTEMPTS)
     for name in by:
         if name not in known:
-            raise UsageError(
-                f"--by {name}: unknown axis {name!r}{guess(name, known)}; it can be: {', '.join(known)}"
-            )
+            near = guess(name, known)
+            all_of_them = "" if "expected" in near else f" it can be {listed(known)}"
+            raise UsageError(f"--by {name}: unknown axis {name!r}{near}{all_of_them}")
 
 
 def axes_of(texts: Sequence[str]) -> tuple[str, ...]:

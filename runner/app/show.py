@@ -66,7 +66,7 @@ def _shown(part: Mapping[str, Any], one: Reference) -> Mapping[str, Any]:
 
 
 def show(manifest: Path, word: str, options: Options, environment: Mapping[str, str]) -> Request:
-    """The request of the task with this key, start of a key, path or stem. UsageError where there is none such."""
+    """The request of the task with this key, path, stem, start of one, or prompt id; UsageError if none has it."""
     settings = resolve(options, environment)
     campaign = load(manifest, settings)
     planned = preview(campaign, settings)
@@ -132,17 +132,19 @@ def _uploaded(one: Reference, held: Uploaded | None) -> Part:
 
 
 def _task(campaign: Campaign, reader: Reader | None, word: str) -> TaskSpec:
-    started: list[TaskSpec] = []
+    started: list[tuple[TaskSpec, str]] = []
     for spec, names in _named(campaign, reader):
         if word in names:
             return spec
-        if len(started) <= NEAR and any(name.startswith(word) for name in names):
-            started.append(spec)
+        if len(started) <= NEAR:
+            meant = next((name for name in names if name.startswith(word)), None)
+            if meant is not None or word == spec.prompt_id:
+                started.append((spec, meant or spec.stem))
     if len(started) == 1:
-        return started[0]
+        return started[0][0]
     if started:
-        keys = ", ".join(spec.key for spec in started[:NEAR])
-        raise UsageError(f"--show {word} is ambiguous: {keys}{', …' if len(started) > NEAR else ''}")
+        all_of_them = ", ".join(name for _, name in started[:NEAR])
+        raise UsageError(f"--show {word} is ambiguous: {all_of_them}{', …' if len(started) > NEAR else ''}")
     near = _near(campaign, word)
     hint = f"did you mean {' or '.join(near)}?" if near else "expected a task's key, the start of it, or its path"
     raise UsageError(f"--show {word}: job {campaign.job} has no such task: {hint}")

@@ -53,7 +53,10 @@ def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
 def _misuse(error: Any, *, wants_json: bool) -> int:
     """Wrong options: the message and a hint, and the object under `--json` like any other error."""
     command = error.ctx.command_path if getattr(error, "ctx", None) else "bulkrender"
-    return _fail(f"{error.format_message()} (try: {command} --help)", 2, wants_json=wants_json)
+    said = " ".join(error.format_message().replace("Value error, ", "").split())
+    if not said:  # no command at all: the help was printed
+        return 2
+    return _fail(f"{said} (try: {command} --help)", 2, wants_json=wants_json)
 
 
 def _flush() -> None:

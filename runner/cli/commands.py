@@ -1,6 +1,7 @@
 """Every command: a few lines each. What they do is in `runner.app`."""
 
 import csv
+import itertools
 import json
 import os
 import sys
@@ -50,6 +51,9 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+_FORMATS = {f".{one}": one for one in Format}
+
+
 class LogFormat(StrEnum):
     """How the log is written."""
 
@@ -72,7 +76,8 @@ def plan(
     show: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY", help="The exact request of one task instead: a key, the start of one, or a path."
+            metavar="KEY",
+            help="The exact request of one task instead: a key, a path, the start of one, a prompt's id.",
         ),
     ] = None,
     yes: Yes = False,
@@ -222,20 +227,32 @@ def export(
     job: OneJob,
     database: Database = None,
     sandbox: Sandbox = False,
-    format_: Annotated[Format, typer.Option("--format", help="jsonl, csv, or parquet (an extra).")] = Format.JSONL,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="jsonl, csv, or parquet (an extra) [as the file of --to ends; jsonl]."),
+    ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A file instead of stdout.")] = None,
     orphaned: Annotated[bool, typer.Option("--all", help="Also tasks the manifest no longer names.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --to: one JSON object on stdout, saying what was written.")
+    ] = False,
 ) -> None:
     """One row per task, as JSON lines, CSV or Parquet."""
     from runner.app.reports import export_rows
 
+    if as_json and to is None:
+        raise UsageError("--json says what was written to the file of --to; without one, the rows go to stdout")
+    if format_ is None:
+        format_ = _FORMATS.get("" if to is None else to.suffix.lower(), Format.JSONL)
     if format_ is Format.PARQUET:
         _ready_for_parquet(to)
     rows = export_rows(job, Options(database=database, sandbox=sandbox), os.environ, orphaned=orphaned)
     if to is None:
         _write_rows(rows, format_, sys.stdout.buffer if format_ is Format.PARQUET else sys.stdout)
-    else:
-        _write_file(rows, format_, to)
+        return
+    count = _write_file(rows, format_, to)
+    written = {"job": job, "rows": count, "format": str(format_), "to": str(to), "exit_code": 0}
+    emit(written, as_json=as_json, text=lambda: f"job {job}: {count} row{'s' * (count != 1)} as {format_} in {to}")
 
 
 @cli.command(
@@ -436,15 +453,17 @@ def _check_sandbox(faults: str | None, quotas: Sequence[str], outages: Sequence[
         read_outages("--sandbox-outage", outages)
 
 
-def _write_file(rows: Any, format_: Format, to: Path) -> None:
-    """Beside it first, so that an export that fails leaves the one before as it is."""
+def _write_file(rows: Any, format_: Format, to: Path) -> int:
+    """Beside it first, so that an export that fails leaves the one before as it is. How many rows it has."""
     part = to.with_name(f".{to.name}.part")
     if to.exists() and not to.is_file():
         raise UsageError(f"--to {to}: is not a file")
     try:
+        count = itertools.count()
         with _opened(part, format_) as file:
-            _write_rows(rows, format_, file)
+            _write_rows((row for row, _ in zip(rows, count, strict=False)), format_, file)
         part.replace(to)
+        return next(count)
     except OSError as error:
         raise UsageError(f"--to {to}: {(error.strerror or str(error)).lower()}") from None
     finally:

@@ -190,7 +190,9 @@ def holding(pulse: Pulse) -> str:
         return ""
     if pulse.binds == "remote":
         return pulse.said
-    words = f"held back by {BINDING_WORDS[pulse.binds]} ({shortened(pulse.said)})"
+    words = f"held back by {BINDING_WORDS[pulse.binds]}"
+    if pulse.said not in words:
+        words += f" ({shortened(pulse.said)})"
     if pulse.belief:
         words += f", believes {pulse.belief}"
     if pulse.finish_without_at is not None and pulse.finish_without_at != pulse.finish_at:

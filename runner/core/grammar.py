@@ -219,7 +219,7 @@ _SOURCE = Record(
             "are variables.",
             required=True,
         ),
-        "text": Field(_TEXT, "The prompt of every row, where the file brings only variables."),
+        "text": Field(_TEXT, "The prompt of every row; in it {prompt} is that of the row, if the file has one."),
         "matrix": Field(At(Axes()), "Axes whose values are others for these prompts."),
         "template": Field(Flag(), "false takes the texts literally, braces and all. Default: true."),
         "references": _REFERENCES,

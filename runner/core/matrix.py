@@ -74,7 +74,9 @@ class _Repeats:
     number: "array[int] | None" = None
     """Of each prompt: which one it is among those that would have one id, from 1."""
     tasks: int = 0
-    """Tasks whose request another one repeats."""
+    """Tasks that repeat the request of another, the first of those not counted."""
+    idle: frozenset[str] = frozenset()
+    """Axes in which tasks of one prompt and one request differ."""
 
 
 class Expansion:
@@ -110,8 +112,14 @@ class Expansion:
 
     @property
     def repeating(self) -> int:
-        """Tasks that share everything but the variant with another, and so are pictures of one request."""
+        """Tasks that share everything but the variant with one before, and so are more pictures of one request."""
         return self._repeats.tasks
+
+    @property
+    def idle_axes(self) -> Sequence[str]:
+        """Axes whose values change nothing in the request of some prompt."""
+        names = (name for prompt in self._manifest.prompts for one in prompt.dimensions for name in one.names)
+        return [name for name in dict.fromkeys(names) if name in self._repeats.idle]
 
     @property
     def has_references(self) -> bool:
@@ -178,20 +186,26 @@ class Expansion:
             return
         occurrence, number = array("L", [1]) * len(requests), array("L", [1]) * len(ids)
         counted: Counter[Request] = Counter()
+        idle = set[str]()
         names = _Names(self._manifest)
         request = 0
         for place, prompt in enumerate(stream(self._manifest.prompts, self._reading)):
             if ids[place] in same_ids:
                 number[place] = names.number(prompt)
+            asked: dict[Request, _Cell] = {}
             for cell in self._grids.of(prompt.dimensions):
                 if requests[request] in same_requests:
                     counted[one := self._request(prompt, cell)] += 1
                     occurrence[request] = counted[one]
+                    first = asked.setdefault(one, cell).values
+                    idle.update(name for name, value in cell.values.items() if first[name] != value)
                 request += 1
         if names.problems:
             raise ManifestError(self._manifest.file, names.problems)
-        tasks = self._manifest.variants * sum(times for times in counted.values() if times > 1)
-        self._repeats = _Repeats(occurrence if tasks else None, number if same_ids else None, tasks)
+        tasks = self._manifest.variants * (counted.total() - len(counted))
+        self._repeats = _Repeats(
+            occurrence if tasks else None, number if same_ids else None, tasks, frozenset(idle)
+        )
 
     def _request(self, prompt: Prompt, cell: _Cell) -> Request:
         values = cell.values

@@ -4,8 +4,9 @@ Pure: what a file holds is handed in by `Files`, and the same files give the sam
 """
 
 import hashlib
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
@@ -20,8 +21,14 @@ from runner.core.sources import MAX_PROBLEMS, Kind, Row, rows
 from runner.core.template import Template, compile_template, literal
 from runner.core.yaml12 import shortened
 
+MAX_LINES = 5
+"""That a message names where many rows have the same thing wrong."""
 MAX_GRIDS = 4_096
 """Rows of a file that replace the same axes by the same values share them; so many such are remembered."""
+
+
+OWN_TEXT = ("prompt", "text")
+"""What an entry's text for all rows calls the prompt of a row."""
 
 
 class Files(Protocol):
@@ -81,7 +88,7 @@ class Source:
     line: int
     column: int
     text: str | None = None
-    """The prompt of every row, where the file brings only variables."""
+    """The prompt of every row; in it `{prompt}` is the row's own, if the file has one."""
     template: bool = True
     references: tuple[Template, ...] = ()
     """Of every row, before those of the row itself."""
@@ -120,8 +127,10 @@ class _Rows:
     def __init__(self, source: Source, reading: Reading) -> None:
         self._source, self._reading = source, reading
         self._template = None if source.text is None else self._compiled(source.text)
+        self._own_text = tuple(name for name in OWN_TEXT if name not in reading.axes)
         self._grids: OrderedDict[tuple[tuple[str, str], ...], Dimensions] = OrderedDict()
         self._problems: list[Problem] = []
+        self._again: dict[str, array[int]] = {}
         self._wrongs = 0
 
     def prompts(self) -> Iterator[Prompt]:
@@ -131,7 +140,7 @@ class _Rows:
             taken += 1
             yield prompt
         if self._problems:
-            raise ManifestError(source.file, _bounded(self._problems))
+            raise ManifestError(source.file, _bounded(self._with_lines()))
         if not taken:
             what = "has no prompts" if source.sample is None else "has no prompts in this sample: take more of it"
             raise ManifestError(self._reading.file, [Problem(source.line, source.column, f"{source.name} {what}")])
@@ -154,6 +163,8 @@ class _Rows:
         before = self._wrongs
         template = self._of(row)
         own, values = self._split(row.values)
+        if row.text is not None and self._template is not None:
+            values = {**dict.fromkeys(self._own_text, row.text), **values}
         draft = values.pop("draft", None) if self._reading.drafts else None
         dimensions = self._dimensions(own, row)
         references = self._source.references
@@ -190,15 +201,14 @@ class _Rows:
     def _of(self, row: Row) -> Template:
         """The row's prompt: its own, or that of all."""
         if row.text is None and self._template is None:
-            self._wrong(
-                row,
-                "the file has no column 'prompt' or 'text', and its entry in the manifest no 'text'",
-                once=True,
-            )
-        elif row.text is not None and self._template is not None:
-            self._wrong(
-                row, "the prompt is given twice: by the file and by 'text' of its entry in the manifest", once=True
-            )
+            missing = "the file has no column 'prompt' or 'text', and its entry in the manifest no 'text'"
+            advice = f": give that one, such as '{{{next(iter(row.values))}}}'" if row.values else ""
+            self._wrong(row, f"{missing}{advice}", once=True)
+        elif (
+            row.text is not None and self._template is not None and not {*self._own_text} & {*self._template.names}
+        ):
+            twice = "the prompt is given twice: by the file and by 'text' of its entry in the manifest"
+            self._wrong(row, f"{twice}: write {{prompt}} into that text where the file's is to stand", once=True)
         if self._template is not None:
             return self._template
         return self._compiled(row.text or "")
@@ -218,8 +228,8 @@ class _Rows:
                 self._wrong(row, f"{message}; {advice}", once=self._alike(template))
 
     def _alike(self, template: Template) -> bool:
-        """Whether what is wrong with a template is wrong in all rows: that of the entry, in a table."""
-        return self._source.kind != "jsonl" and template in (self._template, *self._source.references)
+        """Whether a template is that of the entry, so that what is wrong with it is wrong in many rows."""
+        return template in (self._template, *self._source.references)
 
     def _dimensions(self, own: Mapping[str, str], row: Row) -> Dimensions:
         """The source's dimensions, an axis replaced for which the row has a value."""
@@ -253,11 +263,30 @@ class _Rows:
         return Dimension(dimension.names, (values,))
 
     def _wrong(self, row: Row, message: str, *, once: bool = False) -> None:
-        """Note what is wrong with a row, or `once` what would be said of every row."""
+        """Note what is wrong with a row, or `once` what may be said of every row."""
         self._wrongs += 1
-        known = once and any(problem.message == message for problem in self._problems)
-        if not known and len(self._problems) < MAX_PROBLEMS:
+        if once and any(problem.message == message for problem in self._problems):
+            self._again.setdefault(message, array("q")).append(row.line)
+        elif len(self._problems) < MAX_PROBLEMS:
             self._problems.append(Problem(row.line, 1, message, self._source.file))
+
+    def _with_lines(self) -> list[Problem]:
+        """What is wrong, with the other lines where it is; in a table that is all of them."""
+        if self._source.kind != "jsonl":
+            return self._problems
+        return [
+            replace(one, message=f"{one.message} (also in {_lines(again)})")
+            if (again := self._again.get(one.message))
+            else one
+            for one in self._problems
+        ]
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    """The first few of them by number, the rest by how many they are."""
+    if len(numbers) > MAX_LINES:
+        return f"lines {', '.join(map(str, numbers[:MAX_LINES]))} and {len(numbers) - MAX_LINES:,} more"
+    return f"line {numbers[0]}" if len(numbers) == 1 else f"lines {listed(map(str, numbers), 'and')}"
 
 
 def _bounded(problems: list[Problem]) -> list[Problem]:

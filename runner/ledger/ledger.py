@@ -48,7 +48,7 @@ from runner.ledger.pulses import beat, quiet, stands
 from runner.ledger.reader import Reader
 from runner.ledger.resolve import resolve
 from runner.ledger.retry import retry
-from runner.ledger.schema import HEAD, Kind, beside, identify, prepare, refuse_other_kind, require
+from runner.ledger.schema import HEAD, Kind, beside, identify, no_ledger, prepare, refuse_other_kind, require
 from runner.ledger.settle import fail, forgive, halt, recall, relocate, settle
 from runner.ledger.uploads import remember
 from runner.ledger.writer import PATIENCE_S, Writer
@@ -131,7 +131,7 @@ class Ledger:
         path = locate(url)
         revision = identify(path).revision
         if revision is None:
-            raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+            raise no_ledger(path)
         to = beside(path, revision, now_utc) if to is None else to
         if to.exists() or to.is_symlink():
             raise LedgerError(f"{to}: is there already, and is not overwritten; name another file")

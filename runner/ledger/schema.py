@@ -54,11 +54,19 @@ def identify(path: Path) -> Identity:
         return Identity(revision, connection.scalar(select(models.ledger.c.kind)))
 
 
+def no_ledger(path: Path) -> LedgerError:
+    """Says so, and where that of `--sandbox` lies beside the default one, that it does."""
+    beside = path.with_name("bulkrender-sandbox.db")
+    if path.name == "bulkrender.db" and beside.is_file():
+        return LedgerError(f"{path}: no ledger yet; there is {beside.name}: add --sandbox to read that")
+    return LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+
+
 def require(path: Path) -> Identity:
     """The identity of a ledger that must be there and at `HEAD`; LedgerError says what to do otherwise."""
     found = identify(path)
     if found.revision is None:
-        raise LedgerError(f"{path}: no ledger yet; `bulkrender run MANIFEST` makes one")
+        raise no_ledger(path)
     if found.revision != HEAD:
         refuse_newer(path, found.revision)
         raise LedgerError(f"{path}: made by an older release; the next `bulkrender run` upgrades it")

@@ -109,8 +109,17 @@ def test_manifest_order_is_as_written():
 def test_the_same_text_twice_is_two_pictures_and_counted_as_duplicates():
     made = Expansion(parsed("variants: 2", prompts="prompts: [same, same, other]"), builtin())
     assert len({t.key for t in made}) == len(made) == 6
-    assert made.repeating == 4
+    assert (made.repeating, made.idle_axes) == (2, [])
     assert Expansion(parsed("variants: 3"), builtin()).repeating == 0
+
+
+def test_axes_that_change_no_request_are_named():
+    lines = (
+        "matrix: {light: [day, night], style: [ink], zip: [{locale: [en, us, de], greeting: [Hi, Hi, Hallo]}]}",
+    )
+    made = Expansion(parsed(*lines, prompts="prompts: ['{greeting} {style}']"), builtin())
+    assert (len(made), made.repeating, made.idle_axes) == (6, 4, ["light", "locale"])
+    assert not Expansion(parsed(*lines, prompts="prompts: ['{light} {locale}']"), builtin()).idle_axes
 
 
 def test_duplicates_keep_their_keys_in_either_order_of_buying():

@@ -44,6 +44,35 @@ def test_the_entrys_text_is_the_prompt_of_every_row():
     assert texts("animal,colour\ncat,red\ndog,blue\n", prompts=prompts) == ["A red cat", "A blue dog"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "a {w} cat\na dog\n"),
+        ("p.csv", "Prompt,w\na {w} cat,big\na dog,old\n"),
+        ("p.tsv", "text\na {w} cat\na dog\n"),
+        ("p.jsonl", '{"prompt": "a {w} cat"}\n"a dog"\n'),
+    ],
+)
+@pytest.mark.parametrize("own", ["prompt", "text"])
+def test_in_the_entrys_text_the_rows_own_is_a_variable(name: str, content: str, own: str):
+    prompts = f"prompts: [{{from: {name}, text: '{{{own}}} in {{style}}'}}]"
+    made = texts(content, "matrix: {style: [ink]}", prompts=prompts, name=name)
+    assert made == ["a {w} cat in ink", "a dog in ink"]
+
+
+def test_an_axis_text_goes_before_the_rows_own():
+    prompts = "prompts: [{from: p.txt, text: '{prompt} {text}'}]"
+    assert texts("a cat\n", "matrix: {text: [ink]}", prompts=prompts, name="p.txt") == ["a cat ink"]
+
+
+def test_words_round_a_prompt_that_add_nothing_keep_its_key():
+    files = {"p.txt": "a cat\n"}
+    (bare,) = tasks(prompts="prompts: [{from: p.txt}]", files=files)
+    round_it = "prompts: [{from: p.txt, text: '{prompt}{style}'}]"
+    kept, new = tasks("matrix: {style: ['', ' in ink']}", prompts=round_it, files=files)
+    assert (kept.key, kept.prompt, new.prompt) == (bare.key, "a cat", "a cat in ink")
+
+
 def test_columns_and_axes_stand_in_one_text():
     made = tasks(
         "matrix: {style: [etched, inked]}",
@@ -308,7 +337,7 @@ def test_one_text_with_two_references_is_two_requests_and_no_repetition():
     made = expansion("matrix: {reference: [red.png, blue.png]}", files=LOGOS)
     assert (len(made), made.repeating) == (2, 0)
     again = expansion("matrix: {reference: [red.png, logo.png]}", files={**LOGOS, "logo.png": "red"})
-    assert again.repeating == 2
+    assert (again.repeating, again.idle_axes) == (1, ["reference"])
 
 
 # --- models as an axis, kept models, drafts ---
@@ -401,7 +430,12 @@ def campaigns(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, list[dict[str,
             shared = draw(st.booleans())
             if shared:
                 entry["text"] = draw(text)
-            files[entry["from"]] = [one if shared else {**one, "prompt": draw(text)} for one in rows]
+            wrapped = shared and draw(st.booleans())
+            if wrapped:
+                entry["text"] = "{prompt}, " + entry["text"]
+            files[entry["from"]] = [
+                one if shared and not wrapped else {**one, "prompt": draw(text)} for one in rows
+            ]
             if draw(st.booleans()):
                 entry["limit"] = draw(st.integers(1, 4))
         entries.append(entry)
@@ -433,19 +467,22 @@ def naive(manifest: dict[str, Any], files: dict[str, list[dict[str, str]]]) -> l
     return [task for turn in turns for task in turn if task is not None]
 
 
-def naive_prompts(entries, files) -> Iterator[tuple[str, dict[str, list[str]], list[str]]]:
+def naive_prompts(entries, files) -> Iterator[tuple[str, str, dict[str, list[str]], list[str]]]:
     for entry in entries:
         matrix = entry.get("matrix", {})
         if "from" not in entry:
-            yield entry["text"], matrix, []
+            yield "", entry["text"], matrix, []
             continue
         for one in files[entry["from"]][: entry.get("limit")]:
             own = {name: [one[name]] for name in ("size", "hue") if one.get(name)}
             references = [name for name in one.get("references", "").split("|") if name]
-            yield one.get("prompt") or entry["text"], {**matrix, **own}, references
+            before, written = "", one.get("prompt") or entry["text"]
+            if "prompt" in one and "text" in entry:
+                before, written = one["prompt"] + ", ", entry["text"].removeprefix("{prompt}, ")
+            yield before, written, {**matrix, **own}, references
 
 
-def naive_group(manifest, text, own, references) -> Iterator[tuple[object, ...]]:
+def naive_group(manifest, before, text, own, references) -> Iterator[tuple[object, ...]]:
     matrix = {**{name: manifest["matrix"][name] for name in ("size", "hue")}, **own}
     wanted = [
         (size, hue)
@@ -458,7 +495,7 @@ def naive_group(manifest, text, own, references) -> Iterator[tuple[object, ...]]
     for variant in range(1, manifest["variants"] + 1):
         for size, hue in wanted:
             known = {"hue": hue, "size": size}
-            yield naive_fill(text, known), size, hue, tuple(references), variant
+            yield before + naive_fill(text, known), size, hue, tuple(references), variant
 
 
 def naive_fill(text: str, known: dict[str, str]) -> str:
@@ -485,7 +522,7 @@ def test_streamed_expansion_is_the_simplest_one(campaign):
     equal = Counter((text, size, references, variant) for text, size, _, references, variant in wanted)
     read = parse(quoted(manifest), "m.yaml", builtin())
     repeating = Expansion(read, builtin(), folder(files)).repeating
-    assert repeating == sum(times for times in equal.values() if times > 1)
+    assert repeating == sum(equal.values()) - len(equal)
 
 
 def keys_of(manifest: dict[str, Any], files: dict[str, list[dict[str, str]]]) -> set[str]:

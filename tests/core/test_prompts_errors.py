@@ -11,6 +11,10 @@ PRO = "gemini-3-pro-image"
 LOGOS = {f"{n:02}.png": str(n) for n in range(16)}
 PART = "3:33: expected a part such as 1% or 0.5%, above 0 and at most 100%, got"
 SHARED_ZIP = "matrix: {zip: [{locale: [en, de], greeting: [Hello, Hallo]}]}"
+TWICE = (
+    "the prompt is given twice: by the file and by 'text' of its entry in the manifest: "
+    "write {prompt} into that text where the file's is to stand"
+)
 OR_LITERAL = "for the literal, or template: false"
 
 
@@ -54,15 +58,19 @@ OR_LITERAL = "for the literal, or template: false"
         ),
         (
             "from: p.csv, text: a",
-            "p.csv:2:1: the prompt is given twice: by the file and by 'text' of its entry in the manifest",
+            f"p.csv:2:1: {TWICE}",
         ),
+        ("from: p.csv, text: '{prompt}', template: false", f"p.csv:2:1: {TWICE}"),
         (
             "from: p.txt, text: a",
-            "p.txt:1:1: the prompt is given twice: by the file and by 'text' of its entry in the manifest",
+            f"p.txt:1:1: {TWICE}",
         ),
         (
             "from: v.csv",
-            "v.csv:2:1: the file has no column 'prompt' or 'text', and its entry in the manifest no 'text'",
+            (
+                "v.csv:2:1: the file has no column 'prompt' or 'text', and its entry in the manifest no 'text': "
+                "give that one, such as '{animal}'"
+            ),
         ),
         (
             "from: v.csv, text: '{anmal} {animal}'",
@@ -303,12 +311,21 @@ def test_a_given_id_that_another_row_has_from_its_text():
 
 def test_all_files_are_judged_at_once():
     text = manifest_text(prompts="prompts: [{from: a.csv}, {from: none.csv}, {from: b.csv}]")
-    nothing = "the file has no column 'prompt' or 'text', and its entry in the manifest no 'text'"
+    nothing = "the file has no column 'prompt' or 'text', and its entry in the manifest no 'text': give that one"
     assert problems(text, {"a.csv": "x\n1\n", "b.csv": "y\n1\n2\n"}) == [
         "3:33: none.csv cannot be read: No such file or directory",
-        f"a.csv:2:1: {nothing}",
-        f"b.csv:2:1: {nothing}",
+        f"a.csv:2:1: {nothing}, such as '{{x}}'",
+        f"b.csv:2:1: {nothing}, such as '{{y}}'",
     ]
+
+
+def test_what_is_wrong_with_the_entrys_text_is_said_once_with_its_lines():
+    text = manifest_text(prompts="prompts: [{from: p.jsonl, text: '{w}'}]")
+    rows = ["{}", '{"w": 1}', *["{}"] * 7]
+    (said,) = problems(text, {"p.jsonl": "\n".join(rows)})
+    assert said.startswith("p.jsonl:1:1: {w} is neither a column nor an axis: ")
+    assert said.endswith(" (also in lines 3, 4, 5, 6, 7 and 2 more)")
+    assert problems(text, {"p.jsonl": "\n".join(rows[:3])})[0].endswith(" (also in line 3)")
 
 
 def test_a_file_beside_the_manifest_is_named_as_the_manifest_is():

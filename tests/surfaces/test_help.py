@@ -39,6 +39,24 @@ def test_the_version_is_that_of_the_package(command):
     assert (result.code, result.out) == (0, f"bulkrender {version('bulkrender')}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ""),
+        (["completion"], "error: Missing argument 'shell'. Choose from: bash, zsh, fish (try: "),
+        (
+            ["export", "j", "--format", "xlsx"],
+            "error: Invalid value for '--format': 'xlsx' is not one of 'jsonl',",
+        ),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line_or_none(command, words, said):
+    result = command(*words)
+    assert result.code == 2
+    assert result.err.startswith(said)
+    assert result.err.count("\n") == bool(said)
+
+
 @pytest.mark.parametrize("name", sorted(GROUP.commands))
 def test_every_command_has_an_example_of_its_own(name):
     lines = examples(GROUP.commands[name].epilog)

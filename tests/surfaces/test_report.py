@@ -190,7 +190,7 @@ def test_csv_is_every_send_or_every_group(filled, command):
 def test_an_axis_that_is_not_there(filled, command):
     result = command("report", "job", "--database", filled.url, "--by", "styl")
     assert result.code == 2
-    assert "--by styl: unknown axis 'styl': did you mean 'style'?; it can be: style, size, aspect" in result.err
+    assert "--by styl: unknown axis 'styl': did you mean 'style'? it can be style, size, aspect" in result.err
 
 
 # --- altered by one ---

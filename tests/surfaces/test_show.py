@@ -131,8 +131,13 @@ def test_an_unknown_task_is_an_error_with_what_is_near(command, manifest):
     assert "expected a task's key" in command("plan", path, "--show", "zzzzzzzzz").err
     assert command("plan", path, "--show", "k1-").code == 2
     assert command("plan", manifest("variants: 9"), "--show", "j/a/512").err.startswith(
-        "error: --show j/a/512 is ambiguous: k1-"
+        "error: --show j/a/512 is ambiguous: j/a/512-1x1-1, j/a/512-1x1-2, "
     )
+    assert "--show a is ambiguous: j/a/512-1x1-1" in command("plan", manifest("variants: 9"), "--show", "a").err
+
+
+def test_a_prompt_with_one_task_names_it(command, manifest):
+    assert '"text": "a cat"' in command("plan", manifest(), "--show", "a").out
 
 
 def test_a_size_that_the_model_cannot_be_told_is_not_sent(command, manifest):
