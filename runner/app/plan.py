@@ -9,7 +9,7 @@ from runner.app.finish import Outlook
 from runner.app.planned import Plan
 from runner.app.settings import Settings
 from runner.app.tally import Cut
-from runner.app.words import BINDING_WORDS, duration, finish_line, held_words, price_line
+from runner.app.words import BINDING_WORDS, binding_words, duration, finish_line, held_words, price_line
 from runner.core.budget import fits
 from runner.core.pricing import Quote
 from runner.ledger import Reader
@@ -18,6 +18,7 @@ __all__ = [
     "BINDING_WORDS",
     "Cells",
     "Plan",
+    "binding_words",
     "duration",
     "finish_line",
     "held_words",

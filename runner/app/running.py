@@ -214,6 +214,7 @@ class JobRun:
         status = replace(self.status(), halted=ending.halted, reason=ending.reason)
         if options.detach and ending.halted is None:
             status = replace(status, detached=status.tasks[State.SUBMITTED] > 0)
+            status = replace(status, reason=_left_behind(status, pool) if status.detached else None)
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
 
@@ -403,3 +404,12 @@ class JobRun:
 
 def _token() -> str:
     return secrets.token_hex(16)
+
+
+def _left_behind(status: JobStatus, pool: Pool) -> str:
+    """What a detached run leaves, and why not all of it is in batches."""
+    said = f"{status.tasks[State.SUBMITTED]} tasks are in {len(status.batches)} remote batches"
+    if queued := status.tasks[State.QUEUED]:
+        why = "; ".join(dict.fromkeys(filter(None, (lane.left for lane in pool.batch_lanes))))
+        said += f", {queued} are not submitted{f' ({why})' if why else ''}"
+    return f"{said}; run it again to pick them up{' and to submit the rest' if queued else ''}"

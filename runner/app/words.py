@@ -136,8 +136,13 @@ BINDING_WORDS: Mapping[Binding, str] = {
     "retries": "retries that are not due yet",
     "references": "references being uploaded",
     "remote": "remote batches that are not done",
-    "batches": "as many remote batches as may be",
+    "batches": "room for remote batches",
 }
+
+
+def binding_words(cause: Binding, said: str) -> str:
+    """What holds back, and what more is known of it: `requests a minute (60 requests a minute)`."""
+    return BINDING_WORDS[cause] if said in {"", BINDING_WORDS[cause]} else f"{BINDING_WORDS[cause]} ({said})"
 
 
 def duration(seconds: float) -> str:

@@ -74,6 +74,8 @@ class BatchLane:
         self.why = Why(clock)
         self.pulse: Pulse | None = None
         self.over = False
+        self.left = ""
+        """Why a detached run leaves tasks that are not submitted; empty where it leaves none."""
         self._pool, self._clock, self._remotes = pool, clock, remotes
         self._passed: int | None = None
         """What had gone back into the queue when it last left the rest to the standard lane."""
@@ -129,6 +131,7 @@ class BatchLane:
                 case Waiting(next_due=None) if not pool.in_flight and not pool.remote[self.terms.wish.model]:
                     return None  # what other models have out brings this one nothing
             if pool.detach:
+                self.left = self._why_left(said)
                 return None
             if isinstance(said, TooFew | Waiting | Empty) and self._passed != requeued:
                 self._passed = requeued
@@ -221,7 +224,7 @@ class BatchLane:
                 self.why.waits("budget", does_not_fit(said))
             case Held():
                 until = said.until or self._clock.utc() + OTHERS_S
-                self.why.waits(said.binds, limit_in_words(said))
+                self.why.waits(said.binds, _no_room(said, self.terms.load))
             case Waiting() if not pool.remote.total():
                 until = said.next_due
                 self.why.waits("retries", "retries that are not due yet")
@@ -237,6 +240,19 @@ class BatchLane:
             await pool.changed.wait()
             while isinstance(said, TooFew) and self.leaves_rest and not pool.is_idle and not pool.hurrying:
                 await pool.changed.wait()
+
+    def _why_left(self, said: Submission) -> str:
+        match said:
+            case OverBudget():
+                return does_not_fit(said)
+            case Held():
+                return _no_room(said, self.terms.load)
+            case Waiting(next_due=float()):
+                return "not due again yet"
+            case TooFew():
+                return "too few for a batch"
+            case _:
+                return ""
 
     async def tell(self) -> None:
         """Say what it waits for, to all who look."""
@@ -267,3 +283,12 @@ class BatchLane:
         )
         # at no endpoint: it stands in no line for the limits of the standard lane
         await self._pool.ledger.beat(self.terms.job, replace(self.terms.wish, endpoint=""), self.pulse, now=now)
+
+
+def _no_room(said: Held, load: Load) -> str:
+    """Why no further batch may be created now."""
+    if said.binds != "batches":
+        return limit_in_words(said)
+    if said.limit == load.tokens:
+        return f"{load.tokens} input tokens may be enqueued in batches of the model at once"
+    return f"{load.jobs} batches may be open at once"

@@ -196,7 +196,7 @@ class Lane:
         limits, pool = self.terms.wish.limits, self._pool
         while True:
             while not self._may_take():
-                self.why.waits("remote", "the batch lane looks first")
+                self.why.waits("remote", "the batch lane takes its tasks first")
                 await pool.changed.wait()
             room = await self._store.has_room(pool.in_flight + 1, self.terms.picture_bytes)
             if pool.blocked_by is not None or not room:
@@ -538,8 +538,6 @@ def limit_in_words(held: Held) -> str:
             return "megabytes in flight"
         case "budget":
             return "what other jobs of the account hold"
-        case "batches":
-            return "as many remote batches as may be open"
         case _:
             return held.binds
 
