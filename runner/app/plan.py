@@ -32,6 +32,8 @@ def plan(
     campaign: Campaign, reader: Reader | None, store: FolderStore, settings: Settings, *, now_utc: float
 ) -> Plan:
     """Compare a campaign with what is recorded and on disk. Raises OutputError for files in its way."""
+    if reader is not None:
+        campaign.learn(reader.seen())
     before = before_run(campaign, reader, store)
     refuse_unpriced_past(campaign, before)
     way = Way(campaign, store, before, reader)

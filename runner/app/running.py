@@ -17,7 +17,7 @@ from runner.adapters.storage import FolderStore
 from runner.app.campaign import Campaign, refuse_shared_paths
 from runner.app.clients import Clients, batching, clients_of, endpoint, library
 from runner.app.finish import Outlook
-from runner.app.plan import Plan, plan, resolved
+from runner.app.plan import Plan, plan, price_line, resolved
 from runner.app.recorded import config_of
 from runner.app.settings import Settings
 from runner.app.signals import heed_signals
@@ -154,7 +154,7 @@ class JobRun:
                 wanted = await self.prepare()
             if self._preparing.cancelled_caught:
                 return InterruptedRunError("interrupted before anything was sent; run again")
-            return await self.render() if wanted else self.status()
+            return await self.render() if wanted else self._told(self.status())
         except RunnerError as error:
             return error
         except KeyboardInterrupt:
@@ -194,7 +194,7 @@ class JobRun:
         self._uploads = planned.uploads
         await self._arrange(await self._record())
         if refused:
-            await self._halt(Ending("budget", "the job at worst would pass its cap, and on_exceed is refuse"))
+            await self._halt(Ending("budget", f"{price_line(planned)}: on_exceed is refuse"))
             return False
         return True
 
@@ -215,6 +215,9 @@ class JobRun:
         if options.detach and ending.halted is None:
             status = replace(status, detached=status.tasks[State.SUBMITTED] > 0)
             status = replace(status, reason=_left_behind(status, pool) if status.detached else None)
+        return self._told(status)
+
+    def _told(self, status: JobStatus) -> JobStatus:
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
 

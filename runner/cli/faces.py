@@ -127,12 +127,18 @@ class ConsoleFace:
             if status.account is not None:
                 self.console.print(escape(account_line(status.account)), soft_wrap=True)
             if status.spend.unknown:
-                self.console.print("held: requests that were never fully answered; they count against the cap")
+                self.say(
+                    "held: requests that were never fully answered; they count against the cap; see `reconcile`"
+                )
             self.console.print(f"pictures: {escape(str(output))}", soft_wrap=True)
             if status.detached:
                 self.console.print(f"left: {escape(status.reason or '')}", soft_wrap=True)
             if status.halted:
                 self.console.print(f"halted ({status.halted}): {escape(status.reason or '')}", soft_wrap=True)
+            if status.halted == "budget":
+                self.say(
+                    "to go on, raise the cap (--budget: dollars) and run again; only what is missing is bought"
+                )
 
     async def _follow_live(self, watched: Watched) -> None:
         bar = Progress(MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"), console=self.console)

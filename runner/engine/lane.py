@@ -508,7 +508,8 @@ def does_not_fit(claim: OverBudget) -> str:
     if not fits(spend, Cap(image_tokens=cap.image_tokens), quote):
         tokens = f"{quote.image_tokens} image tokens on top of {spend.held_image_tokens}"
         binding.append(f"{tokens} would pass {whose} of {cap.image_tokens}")
-    return f"the next task ({claim.stem}) at worst: {'; '.join(binding)}"
+    many = f", {quote.pictures} pictures in one answer as lately seen" if quote.pictures > 1 else ""
+    return f"the next task ({claim.stem}) at worst{many}: {'; '.join(binding)}"
 
 
 def come_back(claim: Held | Closed) -> str:
