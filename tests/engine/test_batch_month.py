@@ -55,6 +55,16 @@ def test_both_lanes_together_keep_the_month(tmp_path):
     assert stopped_by_the_month(bench, nanos)
 
 
+def test_what_is_left_for_the_standard_lane_waits_for_the_room_that_batches_free(tmp_path):
+    """One is too few for a batch, and has room at half the price alone until the others are settled."""
+    nanos = 101 * WORST + WORST // 2
+    bench = Bench(tmp_path, BatchService(), 101, limits=month(nanos), auto=True, load=Load(lines=100, least=20))
+    drive(bench.run)
+    assert (bench.ending.halted, len(bench.service.sent)) == (None, 1)
+    assert sum(bench.service.billed) <= nanos
+    bench.is_square()
+
+
 def test_few_tasks_of_a_job_with_both_lanes_stop_at_the_month(tmp_path):
     nanos = 9 * WORST
     bench = Bench(tmp_path, BatchService(), 15, limits=month(nanos), auto=True, load=Load(lines=50, least=20))
