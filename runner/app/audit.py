@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from runner.app.pricebook import PriceBook, Priced
+from runner.app.pricebook import PriceBook, Priced, price_book
 from runner.core.budget import Spend, dollars
 from runner.core.lifecycle import Answer, AttemptState, State, Usage, Verdict
 from runner.core.pricing import PriceSheet, Tokens, billed
-from runner.ledger import BookedAttempt, BookedTask, Books, Counters
+from runner.ledger import BookedAttempt, BookedTask, Books, Counters, Reader
 
 TOKENS = ("input_tokens", "text_tokens", "image_tokens")
 
@@ -117,6 +117,13 @@ class Audit:
             self.unproven.append(one.token)
             return None
         return _differs(what, one, sheets[0])
+
+
+def audited(reader: Reader, job: str) -> Audit:
+    """All of a job's books checked; reads them all."""
+    audit = Audit(price_book(reader.status(job, since_utc=0).config))
+    audit.counters(reader.books(job, audit.task))
+    return audit
 
 
 _MONEY = frozenset({"settled", "reserved", "unknown"})

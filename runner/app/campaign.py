@@ -17,7 +17,7 @@ from runner.core.limits import Limits, Need
 from runner.core.manifest import Budget, Manifest, parse
 from runner.core.matrix import Expansion
 from runner.core.paths import fold
-from runner.core.pricing import PriceSheet, Quote, Seen, Tokens, allowance, sheet
+from runner.core.pricing import PriceSheet, Quote, Seen, Sight, Tokens, allowance, seen_at, sheet
 from runner.core.shape import listed
 from runner.core.task import Cell, TaskSpec
 from runner.ledger import AccountSpec, Reader
@@ -80,6 +80,7 @@ class Campaign:
     lane: Lane
     deadline_utc: float | None
     """When all is to be done, under lane auto; None where nobody said."""
+    _seen: dict[Sight, int] = field(default_factory=dict, repr=False, compare=False)
     _known: dict[tuple[str, str, str, str | None, int, int], Worth] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -142,6 +143,12 @@ class Campaign:
             self._known[kind] = self._work_out(*kind)
         return self._known[kind]
 
+    def learn(self, seen: Mapping[Sight, int]) -> None:
+        """Reckon the worst case from now on with the largest answers of the ledger, as a claim does."""
+        self._seen.clear()
+        self._seen.update(seen)
+        self._known.clear()
+
     def likely(self, spec: TaskSpec) -> int | None:
         """Nano-dollars that buying a task probably costs."""
         return self.worth(spec).on(self.lane).likely
@@ -158,21 +165,26 @@ class Campaign:
     def _work_out(
         self, model: str, size: str, aspect: str, thinking: str | None, size_bytes: int, references: int
     ) -> Worth:
+        seen = seen_at(self._seen, model, size, thinking)
         standard, batch = (
-            _cost(self.sheet(model, lane), size, thinking, size_bytes, references) for lane in _PRICED
+            cost_of(self.sheet(model, lane), size, thinking, size_bytes, references, seen) for lane in _PRICED
         )
         tokens = _input_tokens(self.sheet(model), size_bytes, references)
         need = Need(tokens, 1, standard.likely or 0, self.answer_bytes(model, size, aspect))
         return Worth(standard, batch, need)
 
 
-def _cost(price: PriceSheet, size: str, thinking: str | None, size_bytes: int, references: int) -> Cost:
-    quote = price.quote(size=size, thinking=thinking, input_bytes=size_bytes, seen=Seen(), references=references)
-    if quote.image_tokens is None:
+def cost_of(
+    price: PriceSheet, size: str, thinking: str | None, size_bytes: int, references: int, seen: Seen
+) -> Cost:
+    """What one try costs by a price sheet: at worst as a claim reserves it, and probably."""
+    quote = price.quote(size=size, thinking=thinking, input_bytes=size_bytes, seen=seen, references=references)
+    image = price.picture_tokens(size)
+    if image is None:
         return Cost(quote, None)
     text = min(allowance(thinking), LIKELY_TEXT.get(thinking or "", LIKELY_TEXT_OTHERWISE))
     tokens = _input_tokens(price, size_bytes, references)
-    return Cost(quote, price.cost(Tokens(tokens, text, quote.image_tokens)))
+    return Cost(quote, price.cost(Tokens(tokens, text, image)))
 
 
 def _input_tokens(price: PriceSheet, size_bytes: int, references: int) -> int:
@@ -334,11 +346,11 @@ def refuse_unproven_caps(campaign: Campaign, *caps: Cap) -> None:
 def _refuse_hopeless_limits(campaign: Campaign) -> None:
     """A limit in dollars needs prices; and every task must fit a limit that stands empty, or it waits for ever.
 
-    Batches are not held to any of them.
+    Batches are held to the month's alone.
     """
-    if campaign.lane == "batch":
-        return
     limits, file = campaign.limits, campaign.manifest.file
+    if campaign.lane == "batch":
+        limits = Limits(month_nanos=limits.month_nanos)
     for model in campaign.models:
         missing = campaign.sheet(model).prices.missing
         if missing and (limits.spend_nanos is not None or limits.month_nanos is not None):

@@ -16,6 +16,7 @@ from runner.app.tally import Alike, Cut, Needs, Projection, Sum
 from runner.core.grammar import Lane
 from runner.core.keys import key
 from runner.core.lifecycle import State
+from runner.core.limits import Need
 from runner.core.retry import LASTING
 from runner.core.task import Recipe, TaskSpec
 from runner.ledger import Known, Reader
@@ -124,8 +125,8 @@ class Comparison:
         self.lanes: dict[Lane, Projection] = {"standard": Projection(), "batch": Projection()}
         """What all that is to buy would cost on one lane alone."""
         self.likely = Sum()
-        self.batched = 0
-        """Tasks that would go as batches."""
+        self.batched = Needs(len(campaign.specs))
+        """Of what would go as batches, of all models: dollars alone."""
         self.worst = Projection()
         """All that may be held at once: with a deadline one try on each lane. Nothing of it is likely."""
         self.cuts, self.difference = cuts, Difference()
@@ -143,7 +144,7 @@ class Comparison:
         self._pass(reader, way)
         if reader is not None and recorded > self.kept:
             self._count_orphans(reader)
-        for needs in (*self.needs.values(), *self.needs_at_last.values()):
+        for needs in (self.batched, *self.needs.values(), *self.needs_at_last.values()):
             needs.close()
 
     @property
@@ -220,7 +221,7 @@ class Comparison:
     def _goes_by(self, spec: TaskSpec, worth: Worth, lane: Lane) -> None:
         self.likely.add(worth.on(lane).likely)
         if lane == "batch":
-            self.batched += 1
+            self.batched.add(Need(nanos=worth.batch.likely or 0))
         else:
             self._need(self.needs, spec, worth)
 

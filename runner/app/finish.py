@@ -48,21 +48,35 @@ class Outlook:
     def __init__(self, campaign: Campaign, reader: Reader | None, settings: Settings, now_utc: float) -> None:
         """As things stand at `now_utc`; reads what counts already."""
         self._now, self._latency_s = now_utc, settings.usual_latency_s
+        self._held = 0
+        """Nano-dollars of the month that open batches hold."""
         self._standing: Mapping[str, tuple[Limits, Past]] = {
-            model: _standing(campaign, reader, settings, model, now_utc) for model in campaign.models
+            model: self._stands(campaign, reader, settings, model) for model in campaign.models
         }
 
-    def finish(self, needs: Mapping[str, Sequence[Batch]]) -> Forecast | None:
-        """The earliest finish of what each model has to buy, of the one done last; None where that is nothing."""
-        return self._from(self._models(needs), self._now)
+    def finish(self, needs: Mapping[str, Sequence[Batch]], batched: Sequence[Batch]) -> Forecast | None:
+        """The earliest finish of what each model has to buy, of the one done last; None where that is nothing.
+
+        What goes as batches counts for the month beside it.
+        """
+        beside = sum(batch.count * batch.need.nanos for batch in batched)
+        return self._from(self._models(needs, beside), self._now)
+
+    def batches(self, batched: Sequence[Batch]) -> Forecast | None:
+        """How much of what goes as batches the month's limit, the only one for it, lets through."""
+        if not batched:
+            return None
+        limits, past = next(iter(self._standing.values()))
+        month = Limits(month_nanos=limits.month_nanos, month_elsewhere_nanos=limits.month_elsewhere_nanos)
+        return forecast(batched, month, Past(month_nanos=past.month_nanos), now=self._now, latency_s=0.0)
 
     def needed_s(self, needs: Mapping[str, Sequence[Batch]]) -> float:
-        """Seconds from now until then; infinity where it is never."""
-        return _seconds(self.finish(needs))
+        """Seconds that the standard lane takes for `needs`, what is in batches included; infinity: never done."""
+        return _seconds(self._from(self._models(needs, -self._held), self._now))
 
     def deadline(self, needs: Mapping[str, Sequence[Batch]], by_utc: float) -> Deadline:
         """Until when the standard lane can be put off if it may have to buy all of `needs`."""
-        models, now = self._models(needs), self._now
+        models, now = self._models(needs, -self._held), self._now
 
         def in_time(start: float) -> bool:
             return start <= standard_from(by_utc, _seconds(self._from(models, start)))
@@ -71,8 +85,12 @@ class Outlook:
             return Deadline(by_utc, None)
         return Deadline(by_utc, latest(in_time, now, by_utc) if in_time(now) else now)
 
-    def _models(self, needs: Mapping[str, Sequence[Batch]]) -> list[_Model]:
-        return [_Model(batches, *self._standing[model]) for model, batches in needs.items() if batches]
+    def _models(self, needs: Mapping[str, Sequence[Batch]], more_nanos: int) -> list[_Model]:
+        """With so much more, or less, counted in the month."""
+        models = [_Model(batches, *self._standing[model]) for model, batches in needs.items() if batches]
+        return [
+            replace(one, past=replace(one.past, month_nanos=one.past.month_nanos + more_nanos)) for one in models
+        ]
 
     def _from(self, models: Sequence[_Model], start: float) -> Forecast | None:
         forecasts = (
@@ -95,16 +113,16 @@ class Outlook:
             limits, past = replace(limits, month_elsewhere_nanos=0), replace(past, month_nanos=0)
         return limits, past
 
-
-def _standing(
-    campaign: Campaign, reader: Reader | None, settings: Settings, model: str, now_utc: float
-) -> tuple[Limits, Past]:
-    if reader is None:
-        return campaign.limits, Past()
-    standing = reader.standing(Wish(settings.endpoint, model, campaign.limits), now=now_utc)
-    growing = standing.belief is not None and not standing.belief.found
-    limits = replace(standing.limits, rpm=campaign.limits.rpm) if growing else standing.limits
-    return limits, past_of(standing, model)
+    def _stands(
+        self, campaign: Campaign, reader: Reader | None, settings: Settings, model: str
+    ) -> tuple[Limits, Past]:
+        if reader is None:
+            return campaign.limits, Past()
+        standing = reader.standing(Wish(settings.endpoint, model, campaign.limits), now=self._now)
+        self._held = standing.batches_nanos
+        growing = standing.belief is not None and not standing.belief.found
+        limits = replace(standing.limits, rpm=campaign.limits.rpm) if growing else standing.limits
+        return limits, past_of(standing, model)
 
 
 def latest(in_time: Callable[[float], bool], now: float, by_utc: float) -> float:

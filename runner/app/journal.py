@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from runner.app.logfile import told
-from runner.app.plan import BINDING_WORDS, Plan, duration, finish_line, price_line
+from runner.app.plan import BINDING_WORDS, Plan, binding_words, duration, finish_line, price_line
 from runner.app.running import Face, Watched
 from runner.app.views import exit_code
 from runner.core.budget import dollars
@@ -110,7 +110,10 @@ class Journal:
                 "held back by " + ", ".join(f"{BINDING_WORDS[cause]} {duration(s)}" for cause, s in longest),
                 waited_s={cause: round(seconds) for cause, seconds in longest},
             )
-        how = "done" if status.halted is None else f"halted ({status.halted})"
+        if status.detached:
+            how = f"left: {status.reason}"
+        else:
+            how = "done" if status.halted is None else f"halted ({status.halted})"
         took = duration(time.monotonic() - self._started)
         told(
             "end",
@@ -159,7 +162,7 @@ class Journal:
             if not standing.said and now - standing.since >= STANDS_S and self._is_news(cause, now):
                 standing.said = True
                 until = "" if pulse.finish_at is None else f"; done in {duration(pulse.finish_at - now)} as it is"
-                told("wait", f"{name}for {BINDING_WORDS[cause]} ({pulse.said}){until}", binds=cause)
+                told("wait", f"{name}for {binding_words(cause, pulse.said)}{until}", binds=cause)
 
     def _goes_on(self, standing: Standing, name: str, now: float) -> None:
         if standing.cause is not None and standing.said:

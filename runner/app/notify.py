@@ -29,9 +29,11 @@ WITHIN_S = 20.0
 KEYS = frozenset({"GOOGLE_API_KEY", "GEMINI_API_KEY", "GEMINI_API_KEY_FILE"})
 
 
-def event_of(answer: Json) -> Event:
-    """What a final object reports."""
-    code = answer["exit_code"]
+def event_of(answer: Json) -> Event | None:
+    """What a final object reports; None for a run that has left its batches behind: nothing has ended."""
+    code, tasks = answer["exit_code"], answer.get("tasks")
+    if code == 0 and tasks is not None and tasks["queued"] + tasks["submitted"]:
+        return None
     if code == 0:
         return "done"
     return "failing" if code == 1 else "halted"
@@ -51,7 +53,7 @@ def check(campaigns: Sequence[Campaign], environment: Mapping[str, str]) -> None
 def tell(notify: Notify, answer: Json, environment: Mapping[str, str]) -> list[str]:
     """Tell about one job; what was wrong with that, in words. Blocks, for half a minute at worst."""
     event = event_of(answer)
-    if notify == Notify() or event not in notify.on:
+    if notify == Notify() or event is None or event not in notify.on:
         return []
     body, wrong = json.dumps(answer).encode(), []
     if notify.command and (said := _command(notify.command, body, event, environment)):

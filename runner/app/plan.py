@@ -9,7 +9,7 @@ from runner.app.finish import Outlook
 from runner.app.planned import Plan
 from runner.app.settings import Settings
 from runner.app.tally import Cut
-from runner.app.words import BINDING_WORDS, duration, finish_line, held_words, price_line
+from runner.app.words import BINDING_WORDS, binding_words, duration, finish_line, held_words, price_line
 from runner.core.budget import fits
 from runner.core.pricing import Quote
 from runner.ledger import Reader
@@ -18,6 +18,7 @@ __all__ = [
     "BINDING_WORDS",
     "Cells",
     "Plan",
+    "binding_words",
     "duration",
     "finish_line",
     "held_words",
@@ -31,6 +32,8 @@ def plan(
     campaign: Campaign, reader: Reader | None, store: FolderStore, settings: Settings, *, now_utc: float
 ) -> Plan:
     """Compare a campaign with what is recorded and on disk. Raises OutputError for files in its way."""
+    if reader is not None:
+        campaign.learn(reader.seen())
     before = before_run(campaign, reader, store)
     refuse_unpriced_past(campaign, before)
     way = Way(campaign, store, before, reader)
@@ -40,7 +43,7 @@ def plan(
     way.refuse_strangers()
     whole = Quote(found.worst.worst_nanos, found.worst.image_tokens, 0, 0)
     outlook = Outlook(campaign, reader, settings, now_utc)
-    by = campaign.deadline_utc
+    by, batched = campaign.deadline_utc, found.batched.batches
     drafts = campaign.manifest.drafts
     lost = drafts is not None and (reader is None or not reader.recorded(drafts))
     return Plan(
@@ -53,13 +56,14 @@ def plan(
         likely_nanos=found.likely.value,
         worst_nanos=found.worst.worst_nanos,
         image_tokens=found.lanes["standard"].image_tokens,
-        batched=found.batched,
+        batched=sum(one.count for one in batched),
         lanes=found.lanes,
         spend=before.spend,
         cut_after=min((cut.after for cut in found.cuts if cut.after is not None), default=None),
         cap_before=before.cap,
         missing=before.missing,
-        finish=outlook.finish({model: needs.batches for model, needs in found.needs.items()}),
+        finish=outlook.finish({model: needs.batches for model, needs in found.needs.items()}, batched),
+        batches=outlook.batches(batched),
         deadline=None
         if by is None
         else outlook.deadline({model: needs.batches for model, needs in found.needs_at_last.items()}, by),

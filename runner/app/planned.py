@@ -44,6 +44,8 @@ class Plan:
     """What the last run was held to; None if there was none."""
     finish: Forecast | None = None
     """When what goes to the standard lane would be done if it started now; None where nothing does."""
+    batches: Forecast | None = None
+    """How much of what goes as batches the month has dollars for; None where nothing does."""
     deadline: Deadline | None = None
     """When all is to be done; None where nobody said."""
     account: AccountStatus | None = None
@@ -71,7 +73,7 @@ class Plan:
     @property
     def feasible(self) -> bool:
         """Whether the cap of the month lets all of it be bought."""
-        return self.finish is None or self.finish.stopped_by != "month"
+        return all(one is None or one.stopped_by != "month" for one in (self.finish, self.batches))
 
     @property
     def notes(self) -> tuple[str, ...]:

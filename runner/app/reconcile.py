@@ -1,7 +1,7 @@
 """Settles what earlier runs left: requests in flight, batches that may exist, results that wait. Buys nothing.
 
-What it finds it proves: each line of a batch has its attempt, each attempt its end, and the counters of a job are
-what its rows add up to.
+What it finds it proves: each line of a batch has its attempt, each attempt its end, and costs and counters are
+what `report` makes of the rows.
 """
 
 import logging
@@ -15,6 +15,7 @@ import anyio
 
 from runner.adapters.remote import BatchService
 from runner.adapters.storage import FolderStore
+from runner.app.audit import audited
 from runner.app.clients import batching, service
 from runner.app.logfile import log_beside
 from runner.app.recorded import Recorded, recorded
@@ -182,10 +183,7 @@ def _problems(reader: Reader, job: str, books: Sequence[BatchBook]) -> list[str]
         for book in books
         if not book.adds_up
     ]
-    kept, counted = reader.counters(job), reader.recount(job)
-    if kept != counted:
-        problems.append(f"the counters of the job are {kept}, its rows add up to {counted}")
-    return problems
+    return problems + audited(reader, job).problems
 
 
 def _job_object(job: Reconciled) -> Json:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.app.audit import Audit
+from runner.app.campaign import plus
 from runner.app.pricebook import PriceBook, price_book
 from runner.app.settings import Options, resolve
 from runner.core.errors import UsageError
@@ -101,6 +102,8 @@ class Tally:
     """Charges that were not as ordered."""
     dearest: list[Ranked] = field(default_factory=list)
     slowest: list[Ranked] = field(default_factory=list)
+    by_hand: dict[tuple[str, str], tuple[int, int | None]] = field(default_factory=dict)
+    """What people booked of unknown attempts, by verdict and the reason they gave: how many, what they held."""
     served_by: Counter[str] = field(default_factory=Counter)
     axes: dict[str, None] = field(default_factory=dict)
     _looked_at: int = 0
@@ -144,6 +147,9 @@ class Tally:
             self.served_by[one.model_version or NOTHING] += 1
             if amiss(one):
                 self.amiss.append((task, one))
+        if one.reason in {Verdict.WRITTEN_OFF, Verdict.RELEASED}:
+            many, held = self.by_hand.get((one.reason, one.error), (0, 0))
+            self.by_hand[one.reason, one.error] = many + 1, plus(held, one.reserved_nanos)
         if one.sent_at is not None:
             self.each_send(task, one)
 

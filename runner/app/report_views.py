@@ -62,6 +62,10 @@ def report_object(receipt: Receipt) -> Json:
         "cap": cap_object(books.cap),
         "within_cap": within(books.kept.spend, books.cap),
         "accounts": [_account_object(one) for one in books.accounts],
+        "by_hand": [
+            {"booked": verdict, "reason": why, "attempts": many, "usd": None if held is None else dollars(held)}
+            for (verdict, why), (many, held) in tally.by_hand.items()
+        ],
         "by": [
             {"group": dict(zip(tally.by, names, strict=True)), **line_object(line)}
             for names, line in tally.groups.items()
@@ -172,6 +176,7 @@ def _account_object(one: AccountBooks) -> Json:
         "cap": cap_object(one.cap),
         "within_cap": within(one.kept.spend, one.cap),
         "spend": spend,
+        "jobs": [{"job": name, **_counters_object(counters)} for name, counters in one.jobs.items()],
     }
 
 

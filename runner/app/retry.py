@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from runner.app.campaign import BYTES_A_TOKEN, LIKELY_TEXT, LIKELY_TEXT_OTHERWISE, plus
+from runner.app.campaign import Cost, cost_of, plus
 from runner.app.choice import MOST_VALUES, SHORTEST, Chosen, condition, hits, values_of
 from runner.app.pricebook import PriceBook, price_book
 from runner.app.promote import run_command
@@ -18,7 +18,7 @@ from runner.app.views import Json, cap_object
 from runner.core.budget import Cap, Spend, about, dollars, fits
 from runner.core.errors import UsageError
 from runner.core.lifecycle import State
-from runner.core.pricing import Quote, Seen, Tokens, allowance
+from runner.core.pricing import Quote, Sight, seen_at
 from runner.core.shape import guess, listed
 from runner.ledger import JobStatus, Ledger, Reader, TaskRecord
 
@@ -181,10 +181,11 @@ def _priced(reader: Reader, job: str, tasks: Sequence[TaskRecord], options: Opti
     worst: int | None = 0
     image_tokens: int | None = 0
     unknown: int | None = 0
+    seen = reader.seen()
     for one in _chosen(reader, job, tasks):
-        quote, probably = _worth(one, book)
-        likely, worst = plus(likely, probably), plus(worst, quote.nanos)
-        image_tokens = plus(image_tokens, quote.image_tokens)
+        worth = _worth(one, book, seen)
+        likely, worst = plus(likely, worth.likely), plus(worst, worth.quote.nanos)
+        image_tokens = plus(image_tokens, worth.quote.image_tokens)
         unknown = plus(unknown, one.task.unknown_nanos)
     manifest = status.config.get("manifest")
     return Retried(
@@ -207,20 +208,18 @@ def _chosen(reader: Reader, job: str, tasks: Sequence[TaskRecord]) -> Iterator[C
         yield Chosen(known[key], recipe, references)
 
 
-def _worth(one: Chosen, book: PriceBook) -> tuple[Quote, int | None]:
-    """What one try of it may cost at worst, and what it probably does; as a plan reckons."""
+def _worth(one: Chosen, book: PriceBook, seen: Mapping[Sight, int]) -> Cost:
+    """What one try of it costs, as a plan reckons."""
     lane = "batch" if book.manifest is not None and book.manifest.lane == "batch" else "standard"
-    price, recipe = book.coming(one.recipe.model, lane).sheet, one.recipe
-    size_bytes = len(one.task.prompt.encode()) + len((recipe.system or "").encode())
-    references = len(one.references)
-    quote = price.quote(
-        size=one.task.size, thinking=recipe.thinking, input_bytes=size_bytes, seen=Seen(), references=references
+    recipe, size = one.recipe, one.task.size
+    return cost_of(
+        book.coming(recipe.model, lane).sheet,
+        size,
+        recipe.thinking,
+        len(one.task.prompt.encode()) + len((recipe.system or "").encode()),
+        len(one.references),
+        seen_at(seen, recipe.model, size, recipe.thinking),
     )
-    text = min(allowance(recipe.thinking), LIKELY_TEXT.get(recipe.thinking or "", LIKELY_TEXT_OTHERWISE))
-    tokens = Tokens(
-        -(-size_bytes // BYTES_A_TOKEN) + references * price.reference_tokens, text, quote.image_tokens
-    )
-    return quote, price.cost(tokens)
 
 
 def _over(status: JobStatus, whole: Quote) -> Iterator[str]:

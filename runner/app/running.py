@@ -17,7 +17,7 @@ from runner.adapters.storage import FolderStore
 from runner.app.campaign import Campaign, refuse_shared_paths
 from runner.app.clients import Clients, batching, clients_of, endpoint, library
 from runner.app.finish import Outlook
-from runner.app.plan import Plan, plan, resolved
+from runner.app.plan import Plan, plan, price_line, resolved
 from runner.app.recorded import config_of
 from runner.app.settings import Settings
 from runner.app.signals import heed_signals
@@ -154,7 +154,7 @@ class JobRun:
                 wanted = await self.prepare()
             if self._preparing.cancelled_caught:
                 return InterruptedRunError("interrupted before anything was sent; run again")
-            return await self.render() if wanted else self.status()
+            return await self.render() if wanted else self._told(self.status())
         except RunnerError as error:
             return error
         except KeyboardInterrupt:
@@ -194,7 +194,7 @@ class JobRun:
         self._uploads = planned.uploads
         await self._arrange(await self._record())
         if refused:
-            await self._halt(Ending("budget", "the job at worst would pass its cap, and on_exceed is refuse"))
+            await self._halt(Ending("budget", f"{price_line(planned)}: on_exceed is refuse"))
             return False
         return True
 
@@ -214,6 +214,10 @@ class JobRun:
         status = replace(self.status(), halted=ending.halted, reason=ending.reason)
         if options.detach and ending.halted is None:
             status = replace(status, detached=status.tasks[State.SUBMITTED] > 0)
+            status = replace(status, reason=_left_behind(status, pool) if status.detached else None)
+        return self._told(status)
+
+    def _told(self, status: JobStatus) -> JobStatus:
         self.face.finished(status, self.ledger.reader.outcomes(self.campaign.job), self.settings.output)
         return status
 
@@ -403,3 +407,12 @@ class JobRun:
 
 def _token() -> str:
     return secrets.token_hex(16)
+
+
+def _left_behind(status: JobStatus, pool: Pool) -> str:
+    """What a detached run leaves, and why not all of it is in batches."""
+    said = f"{status.tasks[State.SUBMITTED]} tasks are in {len(status.batches)} remote batches"
+    if queued := status.tasks[State.QUEUED]:
+        why = "; ".join(dict.fromkeys(filter(None, (lane.left for lane in pool.batch_lanes))))
+        said += f", {queued} are not submitted{f' ({why})' if why else ''}"
+    return f"{said}; run it again to pick them up{' and to submit the rest' if queued else ''}"

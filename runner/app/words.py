@@ -98,6 +98,8 @@ def held_words(account: AccountStatus) -> str:
 def finish_line(plan: Plan) -> str | None:
     """When it would be done, and what makes it take so long; None where there is nothing to buy."""
     remote = f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    if plan.batches is not None and plan.batches.stopped_by == "month":
+        remote = f"{_month_line(plan.batches, plan.batched)} that go as batches"
     if plan.finish is None:
         return remote if plan.batched else None
     standard = _standard_line(plan.finish, plan.to_buy - plan.batched)
@@ -107,11 +109,15 @@ def finish_line(plan: Plan) -> str | None:
 def _standard_line(finish: Forecast, tasks: int) -> str:
     """The same of the standard lane."""
     if finish.stopped_by == "month":
-        return f"the month's spend limit stops it after {finish.bought} of {tasks} tasks"
+        return _month_line(finish, tasks)
     if finish.finish_s is None:
         return "under these limits it is never done"
     binds = "" if finish.binds is None else f"; {BINDING_WORDS[finish.binds]} is what binds"
     return f"done in {duration(finish.finish_s)} at the earliest{binds}"
+
+
+def _month_line(stopped: Forecast, tasks: int) -> str:
+    return f"the month's spend limit stops it after {stopped.bought} of {tasks} tasks"
 
 
 BINDING_WORDS: Mapping[Binding, str] = {
@@ -130,8 +136,13 @@ BINDING_WORDS: Mapping[Binding, str] = {
     "retries": "retries that are not due yet",
     "references": "references being uploaded",
     "remote": "remote batches that are not done",
-    "batches": "as many remote batches as may be",
+    "batches": "room for remote batches",
 }
+
+
+def binding_words(cause: Binding, said: str) -> str:
+    """What holds back, and what more is known of it: `requests a minute (60 requests a minute)`."""
+    return BINDING_WORDS[cause] if said in {"", BINDING_WORDS[cause]} else f"{BINDING_WORDS[cause]} ({said})"
 
 
 def duration(seconds: float) -> str:

@@ -86,7 +86,8 @@ By = Annotated[
     ),
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="Leave once all batches are submitted; run again later picks them up.")
+    bool,
+    typer.Option("--detach", help="Leave once as many batches as may be open are submitted; run again later."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before real money.")]
 OneJob = Annotated[str, typer.Argument(help="The job.", autocompletion=job_names)]

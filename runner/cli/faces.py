@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.plan import BINDING_WORDS, Plan, duration, finish_line, held_words, price_line
+from runner.app.plan import Plan, binding_words, duration, finish_line, held_words, price_line
 from runner.app.prune import Pruned
 from runner.app.running import RECENT_S, Watched
 from runner.core.budget import about, dollars
@@ -127,10 +127,18 @@ class ConsoleFace:
             if status.account is not None:
                 self.console.print(escape(account_line(status.account)), soft_wrap=True)
             if status.spend.unknown:
-                self.console.print("held: requests that were never fully answered; they count against the cap")
+                self.say(
+                    "held: requests that were never fully answered; they count against the cap; see `reconcile`"
+                )
             self.console.print(f"pictures: {escape(str(output))}", soft_wrap=True)
+            if status.detached:
+                self.console.print(f"left: {escape(status.reason or '')}", soft_wrap=True)
             if status.halted:
                 self.console.print(f"halted ({status.halted}): {escape(status.reason or '')}", soft_wrap=True)
+            if status.halted == "budget":
+                self.say(
+                    "to go on, raise the cap (--budget: dollars) and run again; only what is missing is bought"
+                )
 
     async def _follow_live(self, watched: Watched) -> None:
         bar = Progress(MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"), console=self.console)
@@ -190,9 +198,7 @@ def holding(pulse: Pulse) -> str:
         return ""
     if pulse.binds == "remote":
         return pulse.said
-    words = f"held back by {BINDING_WORDS[pulse.binds]}"
-    if pulse.said not in words:
-        words += f" ({shortened(pulse.said)})"
+    words = f"held back by {binding_words(pulse.binds, shortened(pulse.said))}"
     if pulse.belief:
         words += f", believes {pulse.belief}"
     if pulse.finish_without_at is not None and pulse.finish_without_at != pulse.finish_at:

@@ -19,7 +19,13 @@ MOST_NAMED = 10
 """Files that a message lists."""
 
 
-@cli.command(epilog=examples("gallery summer-posters", "gallery summer-posters --contact-sheet sheet.pdf"))
+@cli.command(
+    epilog=examples(
+        "gallery summer-posters",
+        "gallery summer-posters --watch",
+        "gallery summer-posters --contact-sheet sheet.pdf",
+    )
+)
 def gallery(
     job: Annotated[str, typer.Argument(help="The job; it may be half done.", autocompletion=job_names)],
     to: Annotated[
@@ -29,6 +35,9 @@ def gallery(
         Path | None, typer.Option(metavar="FILE", help="All pictures as one image as well: .png or .pdf.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Orphaned tasks as well.")] = False,
+    again: Annotated[
+        bool, typer.Option("--watch", help="Write it again as the job goes on, until that is done, or Ctrl-C.")
+    ] = False,
     database: Database = None,
     output: Annotated[
         str | None, typer.Option("--output", help="Folder of the pictures, if it is not where the ledger has it.")
@@ -37,11 +46,14 @@ def gallery(
     as_json: AsJson = False,
 ) -> None:
     """Write a page of all pictures that opens from disk: filters, tables of any two axes, prompts and costs."""
-    from runner.app.gallery import Wanted, made_object, make
+    from runner.app.gallery import Maker, Wanted, made_object, watch
 
     options = Options(database=database, output=output, sandbox=sandbox)
     with _progress() as told:
-        made = make(Wanted(job, to, everything, contact_sheet), options, os.environ, told)
+        maker = Maker(Wanted(job, to, everything, contact_sheet), options, os.environ, told)
+        made = watch(maker, _say_where) if again else maker.make()
+    if made.undrawn:
+        _say(_undrawn(made.undrawn))
     emit(made_object(made), as_json=as_json, text=lambda: _lines(made))
 
 
@@ -51,9 +63,32 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("thumbnails", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(words: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, markup=False).print(words, soft_wrap=True)
+
+
+def _say_where(made: "Made") -> None:
+    _say(f"gallery: {made.index.as_uri()}; the open page follows the job, Ctrl-C ends this")
+
+
+def _undrawn(characters: frozenset[str]) -> str:
+    """What is left out of the contact sheet, and what to do."""
+    from runner.app.gallery.lettering import remedies
+
+    first = "".join(sorted(characters)[:MOST_NAMED])
+    more = f" and {len(characters) - MOST_NAMED} more" if len(characters) > MOST_NAMED else ""
+    return (
+        f"contact sheet: no font of this machine has {first}{more}, left out of the captions; install one, "
+        f"such as {', '.join(remedies(characters))}, and write it again"
+    )
 
 
 def _lines(made: "Made") -> str:

@@ -1,7 +1,7 @@
 """The receipt as a person reads it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from rich.console import Group, RenderableType
@@ -28,7 +28,7 @@ def receipt_table(found: Receipt) -> RenderableType:
 
 
 def _parts(found: Receipt) -> Iterator[RenderableType]:
-    for part in (_head, _chain, _money, _groups, _without, _amiss, _extremes, _prices, _verdict):
+    for part in (_head, _chain, _money, _by_hand, _groups, _without, _amiss, _extremes, _prices, _verdict):
         yield from (escape(one) if isinstance(one, str) else one for one in part(found))
 
 
@@ -90,25 +90,45 @@ def _money(found: Receipt) -> Iterator[str]:
         yield f"  of that for tasks that the manifest no longer names: {_spent(orphaned)}"
     for one in books.accounts:
         yield f"  account {one.name}: {_held(one.kept, one.cap)}"
+        if set(one.jobs) != {books.job}:
+            yield from (f"    {name}: {_held(counters)}" for name, counters in one.jobs.items())
 
 
-def _held(kept: Counters, cap: Cap) -> str:
-    spend = kept.spend
-    if kept.unpriced:
-        return f"spend unknown: {kept.unpriced} attempts have no known price{_against(spend, cap)}"
-    parts = [
-        f"{word} ${dollars(nanos)}"
-        for word, nanos in (("settled", spend.settled), ("reserved", spend.reserved), ("unknown", spend.unknown))
-    ]
-    return f"{' + '.join(parts)} = ${dollars(spend.held)}{_against(spend, cap)}"
+def _held(kept: Counters, cap: Cap | None = None) -> str:
+    """What makes up the spend, against a cap if there may be one, in each unit that the cap has."""
+    spend, limits = kept.spend, cap or Cap()
+    words = f"spend unknown: {kept.unpriced} attempts have no known price"
+    if not kept.unpriced:
+        words = _sum({"settled": spend.settled, "reserved": spend.reserved, "unknown": spend.unknown})
+    if limits.nanos is not None:
+        words += f" of ${dollars(limits.nanos)}"
+    if limits.image_tokens is not None:
+        counts = (spend.settled_image_tokens, spend.reserved_image_tokens, spend.unknown_image_tokens)
+        tokens = f"{' + '.join(map(str, counts))} = {sum(counts)}"
+        words += f", image tokens {tokens} of {limits.image_tokens}"
+    return words if cap is None else f"{words}{_verdict_on(spend, cap)}"
 
 
-def _against(spend: Spend, cap: Cap) -> str:
+def _sum(parts: Mapping[str, int]) -> str:
+    """`settled $1.00 + reserved $0.00 = $1.00`."""
+    words = " + ".join(f"{word} ${dollars(nanos)}" for word, nanos in parts.items())
+    return f"{words} = ${dollars(sum(parts.values()))}"
+
+
+def _verdict_on(spend: Spend, cap: Cap) -> str:
     if cap == Cap():
         return ", no cap"
     if within(spend, cap):
-        return f" of {cap.words()}: the cap held"
-    return f" of {cap.words()}: more than this cap (an answer dearer than its reservation, or a cap lowered since)"
+        return ": the cap held"
+    return ": more than this cap (an answer dearer than its reservation, or a cap lowered since)"
+
+
+def _by_hand(found: Receipt) -> Iterator[str]:
+    """What people have booked of unknown attempts, each with the reason they gave."""
+    if found.tally.by_hand:
+        yield from ("", "booked by hand")
+    for (verdict, why), (many, held) in found.tally.by_hand.items():
+        yield f"  {verdict.replace('_', ' ')}: {many}, {'unknown' if held is None else f'${dollars(held)}'}: {why}"
 
 
 def _groups(found: Receipt) -> Iterator[RenderableType]:
@@ -144,8 +164,8 @@ def _without(found: Receipt) -> Iterator[str]:
         yield from ("", f"{len(found.tally.without)} tasks without a picture: {_ends(found)}")
     for task, line in groups[:MOST_LINES]:
         said = f": {shortened(task.error)}" if task.error else ""
-        many = "" if line.tasks == 1 else f", {line.tasks} tasks"
-        yield f"  {task.prompt_id}{many}: {task.state.value}, {task.reason}, {_spent(line)}{said}"
+        which = f" ({_axes(task)})" if line.tasks == 1 else f", {line.tasks} tasks"
+        yield f"  {task.prompt_id}{which}: {task.state.value}, {task.reason}, {_spent(line)}{said}"
     yield from _more(len(groups))
 
 
@@ -192,8 +212,11 @@ def _what(task: BookedTask, one: BookedAttempt) -> str:
         if one.state is AttemptState.SETTLED
         else one.state.value
     )
-    axes = ", ".join((task.size, task.aspect, *task.axes.values()))
-    return f"{cost} {task.prompt_id} ({axes}, variant {task.variant}), number {one.number}"
+    return f"{cost} {task.prompt_id} ({_axes(task)}), number {one.number}"
+
+
+def _axes(task: BookedTask) -> str:
+    return ", ".join((task.size, task.aspect, *task.axes.values(), f"variant {task.variant}"))
 
 
 def _prices(found: Receipt) -> Iterator[str]:

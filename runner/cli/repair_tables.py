@@ -1,7 +1,8 @@
 """What `reconcile` and `cancel` say to people."""
 
+from collections.abc import Sequence
+
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from runner.app.reconcile import Reconciled, Reconciliation
@@ -21,7 +22,7 @@ SHOWN = 12
 
 def reconciled_text(found: Reconciliation) -> Group:
     """Each job with its batches, then what is at the service beside them."""
-    parts: list[Text | Table] = []
+    parts: list[Text] = []
     for job in found.jobs:
         parts += _job(job)
     parts += [Text(f"{name}: left alone, {who}") for name, who in found.skipped.items()]
@@ -33,11 +34,11 @@ def reconciled_text(found: Reconciliation) -> Group:
     return Group(*parts)
 
 
-def _job(job: Reconciled) -> list[Text | Table]:
+def _job(job: Reconciled) -> list[Text]:
     rescued = f"{job.rescued.adopted} pictures adopted, {job.rescued.unknown} requests held as unknown"
-    lines: list[Text | Table] = [Text(f"{job.job}: {rescued}")]
+    lines: list[Text] = [Text(f"{job.job}: {rescued}")]
     if job.books:
-        lines.append(_books(job))
+        lines += _books(job)
     if job.unknowns:
         lines += _unknowns(job)
     if job.unresolved:
@@ -47,44 +48,45 @@ def _job(job: Reconciled) -> list[Text | Table]:
     lines += [Text(f"  does not add up: {problem}") for problem in job.problems]
     if not job.problems:
         lines.append(
-            Text("  adds up: every line of a batch is one attempt, and the counters are what the rows say")
+            Text("  adds up: a line of a batch is one attempt; costs and counters are what tokens and rows say")
         )
     return lines
 
 
-def _books(job: Reconciled) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("  batch", "state", "lines", "settled", "free", "unknown", "open", "cost", "held"):
-        table.add_column(title, overflow="fold")
+def _books(job: Reconciled) -> list[Text]:
+    rows: list[Sequence[str]] = [("state", "lines", "settled", "free", "unknown", "open", "cost", "held", "batch")]
     for book in job.books:
         record = book.record
-        table.add_row(
-            f"  {record.name or record.token[:8]}"[:24],
-            record.remote_state.lower() or record.reason or record.state.value,
-            *(str(number) for number in (record.lines, book.settled, book.released, book.unknown, book.open)),
-            f"${dollars(book.cost_nanos)}",
-            f"${dollars(book.held_nanos)}",
+        rows.append(
+            (
+                record.remote_state.lower() or record.reason or record.state.value,
+                *map(str, (record.lines, book.settled, book.released, book.unknown, book.open)),
+                f"${dollars(book.cost_nanos)}",
+                f"${dollars(book.held_nanos)}",
+                record.name or record.token[:8],
+            )
         )
-    return table
+    return _columns(rows)
 
 
-def _unknowns(job: Reconciled) -> list[Text | Table]:
+def _unknowns(job: Reconciled) -> list[Text]:
     """Those held longest, and the sum of all."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("  unknown since", "key"):
-        table.add_column(title, no_wrap=True)
-    for title in ("picture", "why", "task"):
-        table.add_column(title, overflow="fold")
-    table.add_column("holds", justify="right", no_wrap=True)
+    rows: list[Sequence[str]] = [("unknown since", "key", "holds", "task", "why", "picture")]
     for one in job.unknowns[:MOST_LINES]:
         held = "unknown" if one.held_nanos is None else f"${dollars(one.held_nanos)}"
         why = cause(one.reason, one.error)
-        cells = (f"  {instant(one.since)}", one.key[:SHOWN], one.stem, why, one.state.value, held)
-        table.add_row(*map(Text, cells))
+        rows.append((instant(one.since) or "", one.key[:SHOWN], held, one.state.value, why, one.stem))
     more = len(job.unknowns) - MOST_LINES
     rest = f"  and {more} more: --json has them all; " if more > 0 else "  "
     whole = f"{len(job.unknowns)} requests that may have been bought hold {held_in_words(job.unknowns)}"
-    return [table, Text(f"{rest}{whole}"), Text(f"  once you know: the same with {HOW}")]
+    return [*_columns(rows), Text(f"{rest}{whole}"), Text(f"  once you know: the same with {HOW}")]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[Text]:
+    """Each row a line, never folded: names are copied from it, and the longest are its last."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines]
 
 
 def cancelled_text(status: JobStatus, taken: int) -> Text:

@@ -323,7 +323,8 @@ LIMITS = Record(
         "rpd": Field(Whole(), "Requests a day, from midnight to midnight Pacific."),
         "spend_usd_per_10min": Field(Money(zero=False), "Dollars in any ten minutes. Default: the tier's."),
         "spend_usd_per_month": Field(
-            Money(zero=False), "Dollars in a calendar month, Pacific time. Default: the tier's, if it has one."
+            Money(zero=False),
+            "Dollars in a calendar month, Pacific time, batches included. Default: the tier's, if it has one.",
         ),
         "spent_usd_this_month": Field(
             Money(),

@@ -62,6 +62,16 @@ class Seen:
     """Input tokens of one reference."""
 
 
+Sight = tuple[str, str, str]
+"""Of what a largest answer is kept: model, kind (a field of `Seen`), and the thinking level or size."""
+
+
+def seen_at(known: Mapping[Sight, int], model: str, size: str, thinking: str | None) -> Seen:
+    """The largest answers to tasks of a model, size and thinking level."""
+    at = {"text": thinking or "", "image": size, "pictures": size, "reference": ""}
+    return Seen(**{kind: known[model, kind, of] for kind, of in at.items() if (model, kind, of) in known})
+
+
 @dataclass(frozen=True, slots=True)
 class Quote:
     """The worst case of one attempt, held against the cap before it may be sent."""

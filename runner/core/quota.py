@@ -57,6 +57,17 @@ class Facts:
     """A 429: the provider had no room for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class LineFacts:
+    """One line of a batch as the ledger has it. Of all limits it counts for the month's alone."""
+
+    id: int
+    nanos: int
+    """Its reservation while it is open or unknown, its cost once settled, 0 where that was released."""
+    ended_at: float | None
+    """Whose month it counts in; None: it is open, and counts in every one."""
+
+
 @dataclass(slots=True, eq=False)
 class Send:
     """One attempt that counts."""
@@ -177,6 +188,10 @@ class QuotaLog:
         before = before or Calendar()
         self._day = defaultdict(int, before.day)
         self._month_nanos = before.month_nanos
+        self._lines: dict[int, int] = {}
+        """Nano-dollars of the lines of batches that are open, by id."""
+        self._lines_nanos = 0
+        """Of them all."""
         self._day_start, self._day_turns = day_start(now), day_turns(now)
         self._month_start, self._month_turns = month_start(now), month_turns(now)
 
@@ -195,6 +210,18 @@ class QuotaLog:
             self._leaves(send, facts.sent_at)
         if not facts.running:
             self._close(send)
+
+    def show_line(self, facts: LineFacts) -> None:
+        """The same of a line of a batch."""
+        held = self._lines.pop(facts.id, None)
+        self._lines_nanos -= held or 0
+        if facts.ended_at is None:
+            self._lines[facts.id] = facts.nanos
+            self._lines_nanos += facts.nanos
+        elif held is None:
+            self.stale = True  # it came and ended unseen, or was booked anew: nobody here knows what it counted
+        elif facts.ended_at >= self._month_start:
+            self._month_nanos += facts.nanos
 
     def _first(self, facts: Facts) -> None:
         if facts.sent_at is None and not facts.running:
@@ -274,7 +301,8 @@ class QuotaLog:
                 send.claimed_at = min(send.claimed_at, now)
         self._now = now
         self._presume()
-        self.stale = self.stale or now < self._day_start  # what that day held is no longer here
+        # what that day held is no longer here; and lines may have ended in a month that had not begun here
+        self.stale = self.stale or now < self._day_start or now >= self._month_turns
         if now >= self._day_turns or now < self._day_start:
             self._day_start, self._day_turns = day_start(now), day_turns(now)
             self._day = defaultdict(int)
@@ -300,12 +328,11 @@ class QuotaLog:
 
     def _full(self, model: str, limits: Limits, need: Need) -> Iterator[Full]:
         minute, recent, unsent = self._minutes[model], self._recent, self._unsent[model]
-        all_unsent = sum(totals.nanos for totals in self._unsent.values())
         rolling: tuple[tuple[Dimension, Rolling, int | None, int, int, str], ...] = (
             ("requests", minute, limits.rpm, 1, unsent.requests, "requests"),
             ("tokens", minute, limits.tpm, need.tokens, unsent.tokens, "tokens"),
             ("images", minute, limits.ipm, need.images, unsent.images, "images"),
-            ("spend_window", recent, limits.spend_nanos, need.nanos, all_unsent, "nanos"),
+            ("spend_window", recent, limits.spend_nanos, need.nanos, self._unsent_nanos(), "nanos"),
         )
         for dimension, window, limit, more, leaving, what in rolling:
             if limit is not None:
@@ -314,10 +341,20 @@ class QuotaLog:
                     yield Full(dimension, self._room_at(window, what, over), limit)
         if limits.rpd is not None and self._day[model] + unsent.requests >= limits.rpd:
             yield Full("day", self._day_turns, limits.rpd)
-        if limits.month_nanos is not None:
-            spent = self._month_nanos + all_unsent + limits.month_elsewhere_nanos
-            if spent + need.nanos > limits.month_nanos:
-                yield Full("month", self._month_turns, limits.month_nanos)
+        if (month := self.month_full(limits, need.nanos)) is not None:
+            yield month
+
+    def month_full(self, limits: Limits, nanos: int) -> Full | None:
+        """The month's limit, if so many nano-dollars more would pass it: the one that batches are held to."""
+        if limits.month_nanos is None:
+            return None
+        spent = self.month_nanos + self._unsent_nanos() + limits.month_elsewhere_nanos
+        if spent + nanos <= limits.month_nanos:
+            return None
+        return Full("month", self._month_turns, limits.month_nanos)
+
+    def _unsent_nanos(self) -> int:
+        return sum(totals.nanos for totals in self._unsent.values())
 
     def _room_at(self, window: Rolling, what: str, over: int) -> float:
         """When so much will have left the window; soon, where it takes what is about to leave."""
@@ -362,5 +399,10 @@ class QuotaLog:
 
     @property
     def month_nanos(self) -> int:
-        """Nano-dollars of this month, in this ledger."""
-        return self._month_nanos
+        """Nano-dollars of this month, in this ledger, those of open batches among them."""
+        return self._month_nanos + self._lines_nanos
+
+    @property
+    def batches_nanos(self) -> int:
+        """What lines of open batches hold."""
+        return self._lines_nanos

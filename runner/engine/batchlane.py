@@ -16,7 +16,16 @@ from runner.core.errors import LocalFailureError, RunnerError
 from runner.core.pricing import PriceSheet
 from runner.core.retry import RetryPolicy
 from runner.engine.gate import TICK_S
-from runner.engine.lane import AT_LEAST_EVERY_S, BEAT_S, LOOK_AGAIN_S, RARER, SETTLED_S, does_not_fit
+from runner.engine.lane import (
+    AT_LEAST_EVERY_S,
+    BEAT_S,
+    LOOK_AGAIN_S,
+    RARER,
+    SETTLED_S,
+    come_back,
+    does_not_fit,
+    limit_in_words,
+)
 from runner.engine.ports import Clock, Unsendable
 from runner.engine.remotes import Remotes
 from runner.engine.shared import Shared
@@ -65,6 +74,8 @@ class BatchLane:
         self.why = Why(clock)
         self.pulse: Pulse | None = None
         self.over = False
+        self.left = ""
+        """Why a detached run leaves tasks that are not submitted; empty where it leaves none."""
         self._pool, self._clock, self._remotes = pool, clock, remotes
         self._passed: int | None = None
         """What had gone back into the queue when it last left the rest to the standard lane."""
@@ -113,11 +124,14 @@ class BatchLane:
                     continue
                 case OverBudget() if pool.is_idle:
                     return pool.stop("budget", does_not_fit(said))
+                case Held(binds="month") if seen == pool.changes and pool.is_idle:
+                    return pool.park(come_back(said))
                 case Empty() if not pool.in_flight:
                     return None
                 case Waiting(next_due=None) if not pool.in_flight and not pool.remote[self.terms.wish.model]:
                     return None  # what other models have out brings this one nothing
             if pool.detach:
+                self.left = self._why_left(said)
                 return None
             if isinstance(said, TooFew | Waiting | Empty) and self._passed != requeued:
                 self._passed = requeued
@@ -210,7 +224,7 @@ class BatchLane:
                 self.why.waits("budget", does_not_fit(said))
             case Held():
                 until = said.until or self._clock.utc() + OTHERS_S
-                self.why.waits(said.binds, "as many remote batches as may be open")
+                self.why.waits(said.binds, _no_room(said, self.terms.load))
             case Waiting() if not pool.remote.total():
                 until = said.next_due
                 self.why.waits("retries", "retries that are not due yet")
@@ -226,6 +240,19 @@ class BatchLane:
             await pool.changed.wait()
             while isinstance(said, TooFew) and self.leaves_rest and not pool.is_idle and not pool.hurrying:
                 await pool.changed.wait()
+
+    def _why_left(self, said: Submission) -> str:
+        match said:
+            case OverBudget():
+                return does_not_fit(said)
+            case Held():
+                return _no_room(said, self.terms.load)
+            case Waiting(next_due=float()):
+                return "not due again yet"
+            case TooFew():
+                return "too few for a batch"
+            case _:
+                return ""
 
     async def tell(self) -> None:
         """Say what it waits for, to all who look."""
@@ -256,3 +283,12 @@ class BatchLane:
         )
         # at no endpoint: it stands in no line for the limits of the standard lane
         await self._pool.ledger.beat(self.terms.job, replace(self.terms.wish, endpoint=""), self.pulse, now=now)
+
+
+def _no_room(said: Held, load: Load) -> str:
+    """Why no further batch may be created now."""
+    if said.binds != "batches":
+        return limit_in_words(said)
+    if said.limit == load.tokens:
+        return f"{load.tokens} input tokens may be enqueued in batches of the model at once"
+    return f"{load.jobs} batches may be open at once"

@@ -162,10 +162,12 @@ class Lane:
                     return None
                 case Waiting(next_due=None) if not self.in_flight and self._brings_nothing():
                     return None
-                case Held(binds="day" | "month") | Closed(parked=True) if not (
-                    self.in_flight or self._sleeps(claim)
-                ):
-                    return pool.park(self._come_back(claim))
+                case Held(binds="month") if seen == pool.changes and pool.is_idle:
+                    return pool.park(come_back(claim))
+                case Held(binds="month") if pool.detach and not pool.in_flight:
+                    return None
+                case Held(binds="day") | Closed(parked=True) if not (self.in_flight or self._sleeps(claim)):
+                    return pool.park(come_back(claim))
             await self._pause(claim, seen)
 
     def _brings_nothing(self) -> bool:
@@ -194,7 +196,7 @@ class Lane:
         limits, pool = self.terms.wish.limits, self._pool
         while True:
             while not self._may_take():
-                self.why.waits("remote", "the batch lane looks first")
+                self.why.waits("remote", "the batch lane takes its tasks first")
                 await pool.changed.wait()
             room = await self._store.has_room(pool.in_flight + 1, self.terms.picture_bytes)
             if pool.blocked_by is not None or not room:
@@ -284,7 +286,7 @@ class Lane:
                 self.why.waits("budget", does_not_fit(claim))
             case Held():
                 until = claim.until
-                self.why.waits(claim.binds, _limit_in_words(claim))
+                self.why.waits(claim.binds, limit_in_words(claim))
             case Closed():
                 until = claim.until
                 self.why.waits(claim.binds, f"{claim.reason}: {claim.said}")
@@ -298,11 +300,6 @@ class Lane:
     def _sleeps(self, claim: Held | Closed) -> bool:
         """Whether the run waits for the calendar to turn: for the day if it was asked to, never for the month."""
         return self.terms.wait and claim.binds == "day"
-
-    def _come_back(self, claim: Held | Closed) -> str:
-        what = _limit_in_words(claim) if isinstance(claim, Held) else f"{claim.reason}: {claim.said}"
-        when = datetime.fromtimestamp(claim.until or 0.0, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return f"{what}; run again after {when}" + (", or with --wait" if claim.binds == "day" else "")
 
     def _launch(self, attempt: Claimed) -> None:
         self.smoother.used()
@@ -511,10 +508,18 @@ def does_not_fit(claim: OverBudget) -> str:
     if not fits(spend, Cap(image_tokens=cap.image_tokens), quote):
         tokens = f"{quote.image_tokens} image tokens on top of {spend.held_image_tokens}"
         binding.append(f"{tokens} would pass {whose} of {cap.image_tokens}")
-    return f"the next task ({claim.stem}) at worst: {'; '.join(binding)}"
+    many = f", {quote.pictures} pictures in one answer as lately seen" if quote.pictures > 1 else ""
+    return f"the next task ({claim.stem}) at worst{many}: {'; '.join(binding)}"
 
 
-def _limit_in_words(held: Held) -> str:
+def come_back(claim: Held | Closed) -> str:
+    """The limit of the calendar that is reached, and when it turns."""
+    what = limit_in_words(claim) if isinstance(claim, Held) else f"{claim.reason}: {claim.said}"
+    when = datetime.fromtimestamp(claim.until or 0.0, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{what}; run again after {when}" + (", or with --wait" if claim.binds == "day" else "")
+
+
+def limit_in_words(held: Held) -> str:
     """The limit that holds a request back, with its value."""
     value = held.limit or 0
     match held.binds:

@@ -26,6 +26,7 @@ from runner.core.batching import NOTHING, Load, both, crowd, display_name
 from runner.core.budget import Cap
 from runner.core.lifecycle import AttemptState, BatchState, State
 from runner.core.pricing import PriceSheet, Quote, Seen
+from runner.core.quota import QuotaLog
 from runner.core.reference import Reference
 from runner.core.remote import START, Place, Remote, Stats
 from runner.ledger.batch_facts import BatchRecord
@@ -33,6 +34,7 @@ from runner.ledger.claim import COMING_OF_MODEL, attempt_row, claimed_of, nothin
 from runner.ledger.database import storable
 from runner.ledger.facts import Held, OverBudget, Submission, Submitted, TooFew, Unprepared, Unready, Wish
 from runner.ledger.models import WAITING, attempt, batch, job, task
+from runner.ledger.quotas import FIRST_CHANGE, Quotas
 from runner.ledger.reservation import (
     RESERVE_BATCH,
     RESERVE_THERE,
@@ -68,7 +70,7 @@ _SUBMIT = (
     .values(state=State.SUBMITTED, due_at=None, attempts=task.c.attempts + 1)
 )
 _MAKE = insert(batch).returning(batch.c.id)
-_INSERT = insert(attempt)
+_INSERT = insert(attempt).values(changed=FIRST_CHANGE)
 _LEFT_OPEN = (
     select(attempt.c.id)
     .join(batch, batch.c.id == attempt.c.batch_row)
@@ -108,6 +110,7 @@ class _Terms:
     sheet: PriceSheet
     cap: Cap
     wish: Wish
+    log: QuotaLog
     load: Load
     attempts: int
 
@@ -120,6 +123,7 @@ def submit(
     sheet: PriceSheet,
     cap: Cap,
     wish: Wish,
+    quotas: Quotas,
     load: Load,
     weigh: Callable[[str, str], int],
     ready: Callable[[Sequence[Reference]], bool],
@@ -128,19 +132,21 @@ def submit(
 ) -> Submission:
     """Take the next due tasks that may share a batch and reserve the worst price of each: a batch in `intent`.
 
-    Together with all due tasks before them, whatever their group, they fit under `cap` and under the cap that the
-    job's account has now. The first group of at least `load.least` is taken; where the budget ends the walk, the
-    first of any size. `weigh` says how many bytes the answer to a size and an aspect may have; `ready` is asked
-    once for each set of references. Raises LookupError for an unknown job.
+    Together with all due tasks before them, whatever their group, they fit under `cap`, under the cap that the
+    job's account has now, and under the month's limit of `wish`. The first group of at least `load.least` is
+    taken; where a cap or the month ends the walk, the first of any size. `weigh` says how many bytes the answer to
+    a size and an aspect may have; `ready` is asked once for each set of references. Raises LookupError for an
+    unknown job.
     """
-    terms = _Terms(now, sheet, cap, wish, load, policy_attempts)
+    log = quotas.log(connection, wish.endpoint, now)
+    terms = _Terms(now, sheet, cap, wish, log, load, policy_attempts)
     standing = standing_of(connection, name)
     shared = account_of(connection, standing["account_id"])
     groups, over = _walk(connection, standing, shared, terms)
     if not groups:
         if over is None:
             return nothing_due(connection, standing)
-        return over_or_held(connection, standing["id"], shared, over, now)
+        return over if isinstance(over, Held) else over_or_held(connection, standing["id"], shared, over, now)
     group = next((one for one in groups if over is not None or one.due >= load.least), None)
     if group is None:
         return TooFew()
@@ -155,8 +161,8 @@ def submit(
 
 def _walk(
     connection: Connection, standing: RowMapping, shared: RowMapping | None, terms: _Terms
-) -> tuple[list[_Group], OverBudget | None]:
-    """The groups of the tasks that are due, by their first task, and the cap at which they end, if it is one."""
+) -> tuple[list[_Group], OverBudget | Held | None]:
+    """The groups of the tasks that are due, by their first task, and the cap or month that ends them, if any."""
     groups: dict[tuple[int, int], _Group] = {}
     seen: dict[tuple[int, str], Seen] = {}
     worst, load = NOTHING, terms.load
@@ -170,6 +176,8 @@ def _walk(
             worst = both(worst, quote)
             if over := over_cap(row, worst, standing, terms.cap, shared):
                 return list(groups.values()), over
+            if month := terms.log.month_full(terms.wish.limits, worst.nanos or 0):
+                return list(groups.values()), Held(month.dimension, month.until, month.limit)
             most = crowd(row["tries"], lines=load.lines, attempts=terms.attempts)
             groups.setdefault((row["recipe_row"], most), _Group(most)).add(_Line(row, quote, seen[setting]))
             first = next(iter(groups.values()))
@@ -263,9 +271,8 @@ def _take(
         )
         for line in lines
     )
-    connection.execute(
-        _INSERT, [{**attempt_row(each, standing, wish.endpoint), "batch_row": batch_row} for each in taken]
-    )
+    more = {"batch_row": batch_row, "first_at": wish.endpoint}
+    connection.execute(_INSERT, [{**attempt_row(each, standing, wish.endpoint), **more} for each in taken])
     made = connection.execute(RECORDS.where(batch.c.id == batch_row)).mappings().one()
     return Submitted(record_of(made), taken)
 

@@ -268,6 +268,8 @@ class Standing:
     """Requests to the model since midnight Pacific."""
     month_nanos: int
     """Of this month at this endpoint, in this ledger."""
+    batches_nanos: int = 0
+    """Of these what lines of open batches hold."""
     left: int = 0
     """Tasks of the run's job that have not ended."""
     free_nanos: int | None = None

@@ -279,9 +279,9 @@ class Ledger:
     ) -> Submission:
         """Take the next due tasks that may share a batch and reserve the worst price of each.
 
-        They must fit under the caps, on top of all due tasks before them, and beside the open batches under
-        `load`. `weigh`, `ready` (once for each set of references) and `new_token` (32 hex digits) are asked in
-        the writer's thread.
+        They must fit under the caps and the month's limit of `wish`, on top of all due tasks before them, and
+        beside the open batches under `load`. `weigh`, `ready` (once for each set of references) and `new_token`
+        (32 hex digits) are asked in the writer's thread.
         """
         return await self._writer.run(
             lambda connection: batches.submit(
@@ -291,6 +291,7 @@ class Ledger:
                 sheet=sheet,
                 cap=cap,
                 wish=wish,
+                quotas=self._quotas,
                 load=load,
                 weigh=weigh,
                 ready=ready,

@@ -9,7 +9,7 @@ from sqlalchemy.sql import ColumnElement
 
 from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import AttemptState, State
-from runner.core.pricing import Quote
+from runner.core.pricing import Quote, Sight
 from runner.core.reference import Reference
 from runner.core.task import Cell, Recipe
 from runner.ledger.batches import IS_OPEN, RECORDS, record_of
@@ -27,7 +27,7 @@ from runner.ledger.facts import (
     Pulse,
     TaskRecord,
 )
-from runner.ledger.models import WAITING, attempt, batch, job, prompt, pulse, recipe, reference, task
+from runner.ledger.models import WAITING, allowance, attempt, batch, job, prompt, pulse, recipe, reference, task
 from runner.ledger.models import account as accounts
 from runner.ledger.reservation import cap_of, parse_recipe, parse_references, spend_of
 
@@ -115,6 +115,13 @@ def left_to_buy(connection: Connection, name: str, *, submitted: bool = False) -
 
 
 _TO_BUY = (State.QUEUED, State.RUNNING)
+
+
+def seen(connection: Connection) -> dict[Sight, int]:
+    """The largest answers of all jobs, which reservations grow with."""
+    rows = connection.execute(select(allowance.c.model, allowance.c.kind, allowance.c.setting, allowance.c.tokens))
+    return {(model, kind, setting): tokens for model, kind, setting, tokens in rows}
+
 
 _AS_THEY_ARE = (
     *("orphaned", "unpriced", "uncounted", "halted", "reason"),

@@ -27,7 +27,7 @@ from runner.core.calendar import day_start, month_start
 from runner.core.learning import NAMED_FOR_S, Belief, full, named, refused, succeeded
 from runner.core.lifecycle import AttemptState
 from runner.core.limits import OF_THE_ENDPOINT, Dimension, Limits, Need
-from runner.core.quota import KEPT_S, Calendar, Facts, Full, QuotaLog
+from runner.core.quota import KEPT_S, Calendar, Facts, Full, LineFacts, QuotaLog
 from runner.ledger.facts import Closed, Closing, Lesson, Standing, Wish
 from runner.ledger.models import attempt, pulse, quota
 
@@ -53,11 +53,13 @@ FIRST_CHANGE = _next_change(bindparam("first_at"))
 
 _FACTS = (
     attempt.c.id,
+    attempt.c.lane,
     attempt.c.model,
     attempt.c.state,
     attempt.c.status,
     attempt.c.sent_at,
     attempt.c.started_at,
+    attempt.c.ended_at,
     attempt.c.reserved_input_tokens,
     attempt.c.input_tokens,
     attempt.c.pictures,
@@ -65,9 +67,11 @@ _FACTS = (
     attempt.c.cost_nanos,
     attempt.c.changed,
 )
-_HERE = and_(attempt.c.endpoint == bindparam("at"), attempt.c.lane == "standard")
-"""Lines of a batch have limits of their own (gemini-api.md §7.5)."""
-_CHANGED = select(*_FACTS).where(_HERE, attempt.c.changed > bindparam("seen")).order_by(attempt.c.changed)
+_AT = attempt.c.endpoint == bindparam("at")
+_HERE = and_(_AT, attempt.c.lane == "standard")
+_LINES = and_(_AT, attempt.c.lane == "batch")
+"""They have limits of their own, but for the month's (gemini-api.md §7.5)."""
+_CHANGED = select(*_FACTS).where(_AT, attempt.c.changed > bindparam("seen")).order_by(attempt.c.changed)
 _COUNTING = select(*_FACTS).where(_HERE, attempt.c.sent_at > bindparam("since"))
 _LEAVING = select(*_FACTS).where(_HERE, text("attempt.state = 'running'"), attempt.c.sent_at.is_(None))
 _DAY = (
@@ -75,13 +79,14 @@ _DAY = (
     .where(_HERE, attempt.c.sent_at >= bindparam("since"), attempt.c.sent_at <= bindparam("until"))
     .group_by(attempt.c.model)
 )
-_MONTH = select(func.coalesce(func.sum(func.coalesce(attempt.c.cost_nanos, attempt.c.reserved_nanos)), 0)).where(
-    _HERE,
-    attempt.c.sent_at >= bindparam("since"),
-    attempt.c.sent_at <= bindparam("until"),
-    attempt.c.state != AttemptState.RELEASED,
+_NANOS = select(func.coalesce(func.sum(func.coalesce(attempt.c.cost_nanos, attempt.c.reserved_nanos)), 0)).where(
+    attempt.c.state != AttemptState.RELEASED
 )
-_LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(attempt.c.endpoint == bindparam("at"))
+_MONTH = _NANOS.where(_HERE, attempt.c.sent_at >= bindparam("since"), attempt.c.sent_at <= bindparam("until"))
+_MONTH_OF_LINES = _NANOS.where(_LINES, attempt.c.sent_at.is_(None), attempt.c.ended_at >= bindparam("since"))
+"""A line has no instant of its own: to say so lets an index find them."""
+_OPEN_LINES = select(attempt.c.id, attempt.c.reserved_nanos).where(_LINES, text("attempt.state = 'running'"))
+_LAST = select(func.coalesce(func.max(attempt.c.changed), 0)).where(_AT)
 _QUOTA = (
     select(quota)
     .where(quota.c.endpoint == bindparam("at"), or_(quota.c.model == bindparam("of"), quota.c.model == ""))
@@ -158,7 +163,7 @@ class Quotas:
         if log is not None and not log.stale:
             log.advance(now)
             for row in connection.execute(_CHANGED, {"at": endpoint, "seen": log.seen}).mappings():
-                log.show(_facts(row))
+                _show(log, row)
                 log.seen = row["changed"]
         if log is None or log.stale:
             log = self._logs[endpoint] = _read(connection, endpoint, now)
@@ -172,26 +177,29 @@ def _read(connection: Connection, endpoint: str, now: float) -> QuotaLog:
     before_it = {"at": endpoint, "until": since}
     counted = connection.execute(_DAY, {**before_it, "since": day_start(now)})
     day: dict[str, int] = {model: count for model, count in counted}  # noqa: C416 - a row is no pair to mypy
-    month: int = connection.execute(_MONTH, {**before_it, "since": month_start(now)}).scalar_one()
+    this_month = {**before_it, "since": month_start(now)}
+    month = sum(connection.execute(part, this_month).scalar_one() for part in (_MONTH, _MONTH_OF_LINES))
     log = QuotaLog(now, Calendar(day, month))
     log.seen = connection.execute(_LAST, {"at": endpoint}).scalar_one()
     for statement in (_COUNTING, _LEAVING):
         for row in connection.execute(statement, {"at": endpoint, "since": since}).mappings():
-            log.show(_facts(row))
+            _show(log, row)
+    for line, nanos in connection.execute(_OPEN_LINES, {"at": endpoint}):
+        log.show_line(LineFacts(line, nanos or 0, None))
     return log
 
 
-def _facts(row: RowMapping) -> Facts:
+def _show(log: QuotaLog, row: RowMapping) -> None:
     state = AttemptState(row["state"])
-    nanos = row["cost_nanos"] if state is AttemptState.SETTLED else row["reserved_nanos"]
+    nanos = row["reserved_nanos"] if row["cost_nanos"] is None else row["cost_nanos"]
+    nanos = 0 if state is AttemptState.RELEASED else nanos or 0
+    if row["lane"] == "batch":
+        return log.show_line(LineFacts(row["id"], nanos, row["ended_at"]))
     tokens = row["input_tokens"] if state is AttemptState.SETTLED else row["reserved_input_tokens"]
-    need = Need(
-        tokens=tokens or 0,
-        images=max(1, row["pictures"] or 1),
-        nanos=0 if state is AttemptState.RELEASED else nanos or 0,
-    )
-    running = state is AttemptState.RUNNING
-    return Facts(row["id"], row["model"], row["started_at"], row["sent_at"], running, need, row["status"] == 429)
+    need = Need(tokens or 0, max(1, row["pictures"] or 1), nanos)
+    sent_at, running = row["sent_at"], state is AttemptState.RUNNING
+    facts = Facts(row["id"], row["model"], row["started_at"], sent_at, running, need, row["status"] == 429)
+    return log.show(facts)
 
 
 def left(connection: Connection, token: str, at: float) -> None:
@@ -374,4 +382,5 @@ def standing(connection: Connection, quotas: Quotas, wish: Wish, now: float) -> 
         recent=tuple(log.recent()),
         today=log.today(wish.model),
         month_nanos=log.month_nanos,
+        batches_nanos=log.batches_nanos,
     )

@@ -7,6 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from runner.core.budget import Spend
+from runner.core.pricing import Sight
 from runner.core.reference import Reference, Uploaded
 from runner.core.task import Cell, Recipe
 from runner.ledger import batch_books, batch_queries, queries, quotas, receipt
@@ -101,6 +102,10 @@ class Reader:
     def stems_in_flight(self, job: str) -> frozenset[str]:
         """Stems of the attempts that have not ended, of either lane; none for a job the ledger does not know."""
         return self._ask(stems_in_flight, job)
+
+    def seen(self) -> dict[Sight, int]:
+        """The largest answers of all jobs, which reservations grow with."""
+        return self._ask(queries.seen)
 
     def left_to_buy(self, job: str, *, submitted: bool = False) -> dict[Cell, int]:
         """Tasks that have not ended, by model, size and aspect; those in batches too if asked."""

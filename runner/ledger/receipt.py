@@ -96,6 +96,8 @@ class AccountBooks:
     cap: Cap
     kept: Counters
     recounted: Counters
+    jobs: Mapping[str, Counters]
+    """The money in it by job, from the attempts, those of jobs that have left it since included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,4 +190,12 @@ def _accounts(connection: Connection, mine: int) -> Iterator[AccountBooks]:
             cap=cap_of(row),
             kept=Counters(kept, row["unpriced"], row["uncounted"]),
             recounted=Counters(spent, unpriced, uncounted),
+            jobs=_by_job(connection, row["id"]),
         )
+
+
+def _by_job(connection: Connection, mine: int) -> dict[str, Counters]:
+    theirs = select(attempt.c.job_id).where(attempt.c.account_id == mine)
+    rows = connection.execute(select(job.c.id, job.c.name).where(job.c.id.in_(theirs)).order_by(job.c.name)).all()
+    money = (queries.money(connection, attempt.c.account_id == mine, attempt.c.job_id == id_) for id_, _ in rows)
+    return {name: Counters(*spent) for (_, name), spent in zip(rows, money, strict=True)}

@@ -25,6 +25,7 @@ from runner.core.quota import (
     Calendar,
     Facts,
     Full,
+    LineFacts,
     QuotaLog,
 )
 from tests.windows import heaviest_window, worst_window
@@ -69,6 +70,26 @@ class Attempt:
         return last if last <= at else None
 
 
+@dataclass
+class Line:
+    """One line of a batch, with what will become of it."""
+
+    id: int
+    reserved: int
+    final: int
+    ended_at: float | None = None
+
+    @property
+    def nanos(self) -> int:
+        return self.reserved if self.ended_at is None else self.final
+
+    def facts(self) -> LineFacts:
+        return LineFacts(self.id, self.nanos, self.ended_at)
+
+    def counts_in(self, month: float) -> bool:
+        return self.ended_at is None or self.ended_at >= month
+
+
 def weight(dimension: Dimension, need: Need) -> int:
     if dimension in {"requests", "day"}:
         return 1
@@ -96,6 +117,7 @@ class World:
     limits: Limits
     now: float = START
     attempts: list[Attempt] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     coming: list[tuple[float, int, str]] = field(default_factory=list)
     log: QuotaLog = field(default_factory=lambda: QuotaLog(START))
 
@@ -103,6 +125,11 @@ class World:
         """Let everything happen that happens until then."""
         while self.coming and self.coming[0][0] <= now:
             at, number, what = heapq.heappop(self.coming)
+            if what == "is harvested":
+                self.lines[number].ended_at = at
+                self.log.advance(at)
+                self.log.show_line(self.lines[number].facts())
+                continue
             attempt = self.attempts[number]
             attempt.sent, attempt.ended = attempt.sent or what != "ends", attempt.ended or what != "sends"
             self.log.advance(at)
@@ -115,8 +142,13 @@ class World:
         """A log from the attempts alone, as the ledger reads it."""
         long_ago = [one for one in self.attempts if one.sent and one.sends_at <= self.now - KEPT_S]
         day = Counter(one.model for one in long_ago if one.sends_at >= day_start(self.now))
-        month = sum(one.need.nanos for one in long_ago if one.sends_at >= month_start(self.now))
+        began = month_start(self.now)
+        month = sum(one.need.nanos for one in long_ago if one.sends_at >= began)
+        month += sum(one.nanos for one in self.lines if one.ended_at is not None and one.ended_at >= began)
         self.log = QuotaLog(self.now, Calendar(dict(day), month))
+        for line in self.lines:
+            if line.ended_at is None:
+                self.log.show_line(line.facts())
         for attempt in self.attempts:
             if attempt not in long_ago:
                 self.log.show(attempt.facts())
@@ -138,6 +170,32 @@ class World:
             heapq.heappush(self.coming, (mended_at, number, "is mended"))
         self.log.show(self.attempts[-1].facts())
 
+    def submit(self, reserved: int, finals: list[int], lasts_s: float) -> None:
+        """A batch of alike lines, where the month has room for all of them."""
+        self.log.advance(self.now)
+        if self.log.stale:
+            self.restart()
+        whole = reserved * len(finals)
+        full = self.log.month_full(self.limits, whole)
+        limit = self.limits.month_nanos
+        assert (full is None) == (limit is None or self.month(self.now) + whole <= limit)
+        if full is not None:
+            assert full == Full("month", month_turns(self.now), limit or 0)
+            return
+        for number, final in enumerate(finals, len(self.lines)):
+            self.lines.append(Line(number, reserved, final))
+            self.log.show_line(self.lines[-1].facts())
+            heapq.heappush(self.coming, (self.now + lasts_s, number, "is harvested"))
+
+    def month(self, at: float) -> int:
+        """Everything that counts in the month of `at`, recounted."""
+        sends = [
+            one.need.nanos
+            for one in self.attempts
+            if one.counts and ((left := one.left_at(at)) is None or together("month", left, at))
+        ]
+        return sum(sends) + sum(one.nanos for one in self.lines if one.counts_in(month_start(at)))
+
     def judge(self, model: str, need: Need) -> Full | None:
         return self.log.judge(self.now, model, self.limits, need)
 
@@ -153,6 +211,8 @@ class World:
                 and (dimension in {"spend_window", "month"} or one.model == model)
                 and ((left := one.left_at(at)) is None or together(dimension, left, at))
             ]
+            if dimension == "month":
+                mine.append(sum(one.nanos for one in self.lines if one.counts_in(month_start(at))))
             if limit is not None and sum(mine) + weight(dimension, need) > limit:
                 found.add(dimension)
         return found
@@ -169,6 +229,12 @@ class World:
                     (one.sends_at, min(weight(dimension, one.reserved), weight(dimension, one.need)))
                     for one in group
                 ]
+                if dimension == "month":
+                    least += [
+                        (one.ended_at, min(one.reserved, one.final))
+                        for one in self.lines
+                        if one.ended_at is not None
+                    ]
                 assert held(dimension, least) <= limit, dimension
 
     @staticmethod
@@ -235,6 +301,9 @@ def test_what_it_lets_through_is_exactly_what_every_window_has_room_for(held_to,
             world.pass_to(found.until)
         if world.judge(model, reserved) is None:
             leaves = luck != 1
+            if luck == 3:
+                world.submit(reserved.nanos, [final.nanos, 0, reserved.nanos], delay_s * 20_000)
+                continue
             if luck == 2:
                 world.claim_and_die(model, reserved, mended_in_s=delay_s * 15)
                 continue
@@ -344,7 +413,7 @@ def test_a_caller_that_waited_to_write_hears_of_sends_after_its_own_instant():
 
 def test_a_day_that_comes_back_is_read_again():
     """Its requests of long ago are not in the log."""
-    midnight = day_turns(START)
+    midnight = day_turns(day_turns(START))
     log = QuotaLog(midnight - 7_200)
     for number in range(3):
         log.show(Facts(number, "a", START, midnight - 7_200, running=False, need=Need()))
@@ -362,6 +431,37 @@ def test_a_day_and_a_month_end_at_midnight_pacific_and_say_so():
     over = Limits(month_nanos=10, month_elsewhere_nanos=2)
     assert log.judge(START, "b", over, Need(nanos=2)) == Full("month", month_turns(START))
     assert log.judge(START, "b", over, Need(nanos=1)) is None
+
+
+def test_a_line_of_a_batch_counts_for_the_month_alone_and_in_every_one_while_it_is_open():
+    log = QuotaLog(START)
+    log.show_line(LineFacts(1, 7, None))
+    log.show_line(LineFacts(2, 5, None))
+    strict = Limits(rpm=1, tpm=1, ipm=1, rpd=1, spend_nanos=1, month_nanos=13)
+    assert log.judge(START, "a", strict, Need(1, 1, 1)) is None
+    assert log.month_full(strict, 2) == Full("month", month_turns(START))
+    assert (log.month_nanos, log.batches_nanos, log.recent(), log.today("a")) == (12, 12, [], 0)
+    log.show_line(LineFacts(1, 4, START + 1))
+    assert (log.month_nanos, log.batches_nanos, log.stale) == (9, 5, False)
+    log.advance(month_turns(START))
+    assert (log.month_nanos, log.stale) == (5, True)
+
+
+def test_what_a_line_counted_that_nobody_saw_open_is_read_anew():
+    """It came and ended between two looks, or a person has said of an unknown one what became of it."""
+    log = QuotaLog(START)
+    log.show_line(LineFacts(1, 4, START))
+    assert (log.month_nanos, log.stale) == (0, True)
+
+
+def test_a_line_that_ended_in_a_month_that_has_turned_since_is_no_longer_counted():
+    """It was harvested just before midnight; who looks just after it hears of that."""
+    log = QuotaLog(START)
+    log.show_line(LineFacts(1, 4, None))
+    midnight = month_turns(START)
+    log.advance(midnight)
+    log.show_line(LineFacts(1, 4, midnight - 0.1))
+    assert log.month_nanos == 0
 
 
 def test_what_never_left_and_was_given_back_does_not_count():

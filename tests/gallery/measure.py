@@ -39,7 +39,7 @@ FRAMES = """(pixels) => new Promise((done) => {
 """Scroll by so many pixels in each frame, and tell how long each took."""
 
 TIMED = "() => { const began = performance.now(); %s; return performance.now() - began; }"
-EMPTY = "[...document.querySelectorAll('.tile img')].filter((one) => !one.complete).length"
+EMPTY = "[...document.querySelectorAll('.tile img')].filter((one) => !one.src || !one.complete).length"
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def look(browser: Browser, url: str) -> None:
     for _ in range(3):
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(url)
-        page.wait_for_function(f"{EMPTY} === 0 && document.querySelector('.tile img')")
+        page.wait_for_function(f"() => {EMPTY} === 0 && document.querySelector('.tile img')")
         paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
         say("first paint", f"{paint:.0f} ms; all in sight there {page.evaluate('performance.now()'):.0f} ms")
         page.close()

@@ -59,7 +59,7 @@ def dark(browser: Browser, url: str) -> bytes:
     """One picture, large, by night."""
     page = opened(browser, f"{url}#state=succeeded&is.aspect=1:1", width=1280, height=800, color_scheme="dark")
     page.locator(".tile").nth(5).click()
-    page.wait_for_function("document.querySelector('#picture .whole')?.complete")
+    page.wait_for_function("() => document.querySelector('#picture .whole')?.complete")
     page.keyboard.press("p")
     return taken(page)
 
@@ -81,7 +81,9 @@ def opened(browser: Browser, url: str, *, width: int, height: int, **options: An
 
 def taken(page: Page) -> bytes:
     """A picture of the page, once all that is in sight is loaded."""
-    page.wait_for_function("[...document.images].every((one) => one.complete)")
+    page.wait_for_function(
+        "() => waiting.length + coming === 0 && [...document.images].every((one) => one.complete)"
+    )
     page.evaluate("document.fonts.ready")
     picture = page.screenshot()
     page.close()

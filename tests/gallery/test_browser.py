@@ -1,5 +1,8 @@
 """The gallery as people see it: opened from disk in a real browser, by mouse, keyboard and thumb."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.gallery.chromium import PATH, chromium
@@ -232,7 +235,7 @@ def test_the_pivot_has_every_task_in_its_cell(visit, mixed):
 def test_every_picture_has_its_prompt_settings_and_cost(visit, mixed):
     page = visit(mixed, "#state=succeeded")
     page.locator(".tile").first.click()
-    page.wait_for_function("document.querySelector('#picture .whole')?.naturalWidth > 400")
+    page.wait_for_function("() => document.querySelector('#picture .whole')?.naturalWidth > 400")
     shown = page.locator("#details").inner_text()
     task = page.evaluate("taskInView()")
     nanos = task["cost_nanos"]
@@ -357,9 +360,11 @@ def test_what_is_far_away_does_not_exist(visit, mixed):
     first = page.locator(".tile").count()
     assert first < 30
     page.evaluate("stage.scrollTo(0, stage.scrollHeight)")
-    page.wait_for_function("shown.tiles.has(59)")
+    page.wait_for_function("() => shown.tiles.has(59)")
     assert page.locator(".tile").count() < 30
     assert not page.evaluate("shown.tiles.has(0)")
+    page.wait_for_function("() => waiting.length + coming === 0")
+    assert page.evaluate("[...document.querySelectorAll('.tile img')].every((one) => one.naturalWidth > 0)")
 
 
 def test_a_folder_that_was_moved_still_opens(visit, mixed, tmp_path):
@@ -367,4 +372,152 @@ def test_a_folder_that_was_moved_still_opens(visit, mixed, tmp_path):
     copy.symlink_to(mixed.parents[2], target_is_directory=True)
     page = visit(copy / "gallery" / "mixed" / "index.html", "#state=succeeded")
     page.locator(".tile").first.click()
-    page.wait_for_function("document.querySelector('#picture .whole')?.naturalWidth > 400")
+    page.wait_for_function("() => document.querySelector('#picture .whole')?.naturalWidth > 400")
+
+
+# --- a job that goes on ---
+
+RENEWED = """
+job: renewed
+model: gemini-3.1-flash-image-preview
+prompts: [{id: cat, text: A cat in chalk}, {id: dog, text: A dog in ink}]
+matrix: {size: 512, style: [ink, chalk, tempera]}
+variants: 8
+budget: {usd: 100}
+"""
+SEEN = """() => {
+  const top = stage.getBoundingClientRect().top + 40;
+  const first = [...document.querySelectorAll(".tile")].find((one) => one.getBoundingClientRect().bottom > top);
+  const held = document.activeElement;
+  return {
+    first: first.task.key, at: Math.round(first.getBoundingClientRect().top), held: held.task?.key,
+    same: held.same, cursor: shown.taskAt(shown.cursor).key,
+    address: location.hash, rows: view.rows, picks: [...picks],
+  };
+}"""
+
+
+STAGES = {"begun": (1, RENEWED), "further": (1.6, RENEWED), "done": (100, RENEWED)}
+STAGES["edited"] = (100, RENEWED.replace("[ink, chalk, tempera]", "[gouache, tempera]"))
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """The pictures and the gallery of a job at four times."""
+    folder, kept = tmp_path_factory.mktemp("renewed"), tmp_path_factory.mktemp("stages")
+    for name, (usd, text) in STAGES.items():
+        (folder / "renewed.yaml").write_text(text)
+        bulkrender(folder, "run", "renewed.yaml", "--budget", usd, "--sandbox-latency", 0, "--rpm", 100_000)
+        gallery_of(folder, "renewed")
+        shutil.copytree(folder / "renders-sandbox", kept / name)
+    return kept
+
+
+@pytest.fixture
+def going_on(tmp_path, stages):
+    """Bring a folder to one of these times, as the command does: newest.js after all else."""
+
+    def on(name):
+        newest = Path("gallery", "renewed", "newest.js")
+        shutil.copytree(
+            stages / name, tmp_path, dirs_exist_ok=True, ignore=lambda _, names: {"newest.js"} & set(names)
+        )
+        shutil.copy(stages / name / newest, tmp_path / f"{newest}.part")
+        (tmp_path / f"{newest}.part").replace(tmp_path / newest)
+        return tmp_path / newest.with_name("index.html")
+
+    return on
+
+
+def test_a_newer_gallery_is_shown_without_a_reload(visit, going_on):
+    page = visit(going_on("begun"))
+    page.evaluate("globalThis.opened = true")
+    before = counts(page)["succeeded"]
+    going_on("further")
+    page.wait_for_function("(before) => !$('facts').textContent.startsWith(`${before} `)", arg=before)
+    assert before < counts(page)["succeeded"] < 48
+    assert page.evaluate("opened")
+
+
+@pytest.mark.parametrize(
+    "address", ["#state=succeeded&is.style=tempera&is.style=ink", "#state=succeeded&rows=variant&columns=style"]
+)
+def test_what_is_looked_at_stays_where_it_is(visit, going_on, address):
+    page = visit(going_on("begun"), address, width=500, height=500)
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("p")
+    page.evaluate("document.activeElement.same = true")
+    page.evaluate("stage.scrollTop -= 30")
+    page.wait_for_function("() => waiting.length + coming === 0")
+    before, loaded = page.evaluate(SEEN), page.locator(".tile img").count()
+    assert before["held"] in before["picks"]
+    going_on("further")
+    page.evaluate("look()")
+    assert page.evaluate(SEEN) == before
+    assert page.evaluate("GALLERY.tasks.filter((task) => task.path).length") > loaded
+
+
+def test_the_large_view_stays_and_shows_what_has_come(visit, going_on):
+    page = visit(going_on("begun"), "#is.style=ink")
+    page.locator(".chip[data-state=queued]").click()
+    page.locator(".tile").first.click()
+    key = page.evaluate("taskInView().key")
+    assert page.locator(".verdict").inner_text() == "queued"
+    going_on("done")
+    page.evaluate("look()")
+    assert page.locator(".verdict").inner_text() == "succeeded"
+    assert page.locator("#details .prompt").first.inner_text() == page.evaluate("promptOf(taskInView())")
+    assert page.locator("#picture .whole").count() == 1
+    assert page.evaluate("[taskInView().key, location.hash.includes(taskInView().key)]") == [key, True]
+    page.evaluate("$('picture').firstElementChild.same = true; written = 0")
+    page.evaluate("look()")
+    assert page.evaluate("$('picture').firstElementChild.same")
+    page.keyboard.press("Escape")
+    assert passing(page) == 0
+    assert page.locator(".chip[data-state=queued]").get_attribute("aria-pressed") == "true"
+
+
+def test_an_edit_of_the_manifest_keeps_the_filters_that_still_mean_something(visit, going_on):
+    page = visit(going_on("done"), "#is.style=tempera&is.prompt=cat")
+    assert passing(page) == 8
+    going_on("edited")
+    page.evaluate("look()")
+    assert passing(page) == 8
+    assert open_menu(page, "style").locator("span").all_text_contents() == ["gouache", "tempera"]
+
+
+def test_it_looks_only_while_there_is_something_to_see(visit, going_on):
+    asks = """() => {
+      let times = 0;
+      const { setTimeout } = globalThis;
+      globalThis.setTimeout = () => { times++; };
+      lookLater();
+      globalThis.setTimeout = setTimeout;
+      return times;
+    }"""
+    page = visit(going_on("begun"))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if ".js?" in request.url else None)
+    assert page.evaluate(asks) == 1
+    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    going_on("done")
+    page.evaluate("look()")
+    assert (page.evaluate(asks), asked) == (0, [])
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function("() => GALLERY.done && !looking")
+    assert counts(page) == {"succeeded": 48}
+    assert page.evaluate(asks) == 0
+
+
+def test_a_folder_that_is_gone_for_a_while_does_no_harm(browser, going_on):
+    index = going_on("begun")
+    page = browser.new_page()
+    page.goto(index.as_uri())
+    index.with_name("newest.js").rename(index.with_name("away"))
+    page.evaluate("look()")
+    assert page.locator(".tile").count() > 0
+    going_on("done")
+    page.evaluate("look()")
+    assert counts(page) == {"succeeded": 48}
+    page.close()

@@ -190,6 +190,7 @@ class Desk:
                 sheet=price,
                 cap=cap or Cap(),
                 wish=self.wish,
+                quotas=self.quotas,
                 load=load or Load(),
                 weigh=weigh,
                 ready=ready,

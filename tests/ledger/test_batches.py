@@ -11,8 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from runner.core.batching import Load
 from runner.core.budget import Cap, Spend
+from runner.core.calendar import month_start, month_turns
 from runner.core.catalog import Prices
 from runner.core.lifecycle import BatchState, Faulted, Lost, State, Throttled, Unreached, Unusable
+from runner.core.limits import Limits
 from runner.core.pricing import PriceSheet
 from runner.core.reference import Reference
 from runner.core.remote import START, Place, Remote, Stats
@@ -36,6 +38,7 @@ from runner.ledger import (
     reservation,
 )
 from runner.ledger.claim import COMING_OF_MODEL
+from runner.ledger.quotas import Quotas
 from runner.ledger.reservation import LOOK_S
 from runner.ledger.settle import forgive
 from tests.ledger.desk import (
@@ -378,6 +381,88 @@ def test_no_mix_of_jobs_and_lanes_passes_the_accounts_cap(tmp_path_factory, verb
         assert all(one.counters().spend.held <= nanos for one in jobs)
 
 
+# --- the month ---
+
+
+def monthly(desk: Desk, nanos: int, elsewhere: int = 0) -> Held:
+    """Hold the desk to a month's limit; what it says once that is full."""
+    desk.wish = replace(desk.wish, limits=Limits(month_nanos=nanos, month_elsewhere_nanos=elsewhere))
+    return Held("month", month_turns(desk.now), nanos)
+
+
+def test_the_months_limit_is_reached_exactly_and_never_passed(desk):
+    desk.enqueue(specs(4))
+    full = monthly(desk, half(0) + half(1) + 7, elsewhere=7)
+    assert keys(desk.submitted()) == keys_of(0, 1)
+    before = desk.counters()
+    assert desk.submit() == full
+    assert desk.counters() == before
+
+
+def test_a_nano_dollar_short_of_the_month_leaves_the_last_line_out(desk):
+    desk.enqueue(specs(2))
+    monthly(desk, half(0) + half(1) - 1)
+    assert keys(desk.submitted(load=Load(least=2))) == keys_of(0)  # the month ends the walk: any size
+
+
+def test_a_cap_that_ends_before_the_month_is_the_one_that_is_named(desk):
+    desk.enqueue(specs(2))
+    full = monthly(desk, half(0) - 1)
+    assert isinstance(desk.submit(Cap(half(0) - 1)), OverBudget)
+    assert desk.submit() == full
+
+
+def test_what_is_held_and_not_priced_any_more_counts_as_it_was_held(desk):
+    desk.enqueue(specs(2))
+    (line, _) = desk.submitted().attempts
+    desk.settle(line, price=PriceSheet(Prices(None, None, None)))
+    with desk.read() as connection:
+        for quotas in (desk.quotas, Quotas()):
+            assert quotas.log(connection, WISH.endpoint, desk.now).month_nanos == half(0) + half(1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1), st.integers(0, 4), st.booleans(), st.sampled_from([0.0, 1.0, 700.0, 9e4, 27e5])
+        ),
+        max_size=14,
+    ),
+    st.integers(0, 9 * half(0)),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_mix_of_processes_and_lanes_passes_the_month(tmp_path_factory, verbs, nanos):
+    first = Desk.at(tmp_path_factory.mktemp("month"))
+    first.now = 1_793_516_400.0  # an hour before a month's turn
+    desks = [replace(first, name=f"job{n}", tokens=n * 10**6, quotas=Quotas()) for n in range(2)]
+    for desk in desks:
+        desk.enqueue(specs(12))
+        monthly(desk, nanos)
+    out: list[tuple[Desk, Claimed]] = []
+    for who, lines, lands, later_s in verbs:
+        for desk in desks:
+            desk.now += later_s
+        found = desks[who].submit(load=Load(lines=lines)) if lines else desks[who].claim()
+        taken = (found,) if isinstance(found, Claimed) else getattr(found, "attempts", ())
+        out += [(desks[who], line) for line in taken]
+        if lands and out:
+            desk, line = out.pop(0)
+            outcome = Lost("timed_out", "late") if later_s == 1.0 else None
+            desk.settle(line, outcome, price=BATCH_SHEET if line.lane == "batch" else SHEET)
+        assert sum(counted(desk) for desk in desks) <= nanos
+
+
+def counted(desk: Desk) -> int:
+    """What the desk's job has spent and holds of the month, at the least: a request counts from its claim."""
+    month = month_start(desk.now)
+    return sum(
+        one.cost_nanos if one.cost_nanos is not None else one.reserved_nanos or 0
+        for one in desk.attempts()
+        if one.state != "released"
+        and (one.ended_at is None or one.ended_at >= month if one.lane == "batch" else one.started_at >= month)
+    )
+
+
 # --- how far it is ---
 
 
@@ -597,7 +682,7 @@ def test_readers_see_open_batches_and_all_of_them(desk):
 
 
 @pytest.mark.parametrize("state", [State.SUBMITTED, State.SUCCEEDED])
-def test_quotas_of_single_requests_do_not_count_lines(desk, state):
+def test_quotas_of_single_requests_but_the_months_do_not_count_lines(desk, state):
     desk.enqueue(specs(3))
     desk.wish = replace(desk.wish, limits=replace(desk.wish.limits, rpm=1, rpd=1, spend_nanos=10**9))
     found = desk.submitted(load=Load(lines=2))
@@ -606,7 +691,8 @@ def test_quotas_of_single_requests_do_not_count_lines(desk, state):
             desk.settle(line, price=BATCH_SHEET)
     with desk.read() as connection:
         log = desk.quotas.log(connection, WISH.endpoint, desk.now)
-        assert (log.sent_last_minute(RECIPE.model), log.today(RECIPE.model), log.month_nanos) == (0, 0, 0)
+        assert (log.sent_last_minute(RECIPE.model), log.today(RECIPE.model), log.recent()) == (0, 0, [])
+        assert log.month_nanos == (PICTURE_NANOS if state is State.SUCCEEDED else half(0) + half(1))
     assert isinstance(desk.claim(), Claimed)
 
 

@@ -6,17 +6,19 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import MetaData, text
 
-from runner.core.calendar import day_turns
-from runner.core.lifecycle import Faulted, Interrupted, Lost, Throttled, Unreached
+from runner.core.batching import Load
+from runner.core.calendar import day_turns, month_turns
+from runner.core.lifecycle import Faulted, Interrupted, Lost, Throttled, Unreached, Verdict
 from runner.core.limits import Limits, Need
 from runner.core.quota import LEAVES_WITHIN_S, SOON_S
 from runner.core.task import Recipe
-from runner.ledger import Claimed, Held, Ledger, Wish, quotas
+from runner.ledger import Claimed, Held, Ledger, Submitted, Wish, quotas
 from runner.ledger.database import set_up_file, writing
 from runner.ledger.pulses import beat
 from runner.ledger.quotas import LATE_S, RENEWS_S, Quotas
 from runner.ledger.schema import migrate
-from tests.ledger.desk import PICTURE_NANOS, RECIPE, WISH, Desk, answer, made, spec, specs
+from tests.ledger.desk import BATCH_SHEET, PICTURE_NANOS, RECIPE, SHEET, WISH, Desk, answer, made, spec, specs
+from tests.ledger.test_claim import _plan
 from tests.windows import heaviest_window
 
 OTHER = Recipe("gemini-3.1-flash-image", thinking="minimal")
@@ -66,7 +68,7 @@ def seen(log, now):
     return (
         sorted((at, model, need.tokens, need.images, need.nanos) for at, model, need in log.recent()),
         [(log.sent_last_minute(model), log.today(model), log.admitted_before(model, now)) for model in models],
-        log.month_nanos,
+        (log.month_nanos, log.batches_nanos),
         [
             log.judge(now, model, Limits(rpm=rpm, tpm=30 * rpm, ipm=rpm + 1, spend_nanos=rpm * 10**8), Need(9))
             for model in models
@@ -91,7 +93,10 @@ def test_the_mirror_is_what_reading_everything_anew_gives(tmp_path, seed):
         now += chance.choice([0.0, 0.01, 0.5, 3.0, 3.0, 9.0, 9.0, 9.0, 40.0, 40.0, chance.random() * 1_000])
         at_once(desks, now)
         what, desk = chance.random(), chance.choice(desks)
-        if what < 0.5 or not out:
+        if what < 0.05:
+            found = desk.submit(load=Load(lines=3))
+            out += [(desk, line, True) for line in getattr(found, "attempts", ())]
+        elif what < 0.5 or not out:
             claimed = desk.claim()
             if isinstance(claimed, Claimed):
                 out.append((desk, claimed, False))
@@ -104,7 +109,11 @@ def test_the_mirror_is_what_reading_everything_anew_gives(tmp_path, seed):
             out.append((desk, claimed, True))
         elif what < 0.95:
             desk, claimed, has_left = out.pop(chance.randrange(len(out)))
-            desk.settle(claimed, ending(chance, claimed, has_left=has_left))
+            price = BATCH_SHEET if claimed.lane == "batch" else SHEET
+            desk.settle(claimed, ending(chance, claimed, has_left=has_left), price=price)
+        elif what < 0.97:
+            unknown = [one.token for one in desk.attempts() if one.state == "unknown"]
+            desk.resolve(*unknown[:2], verdict=chance.choice([Verdict.WRITTEN_OFF, Verdict.RELEASED]))
         else:
             desk.quotas = Quotas()
         for one in chance.sample(desks, chance.randint(0, 2)):  # some have not looked for long
@@ -317,6 +326,69 @@ def test_what_is_given_back_after_it_was_presumed_counts_no_more(tmp_path):
     assert isinstance(other.claim(), Held)
     one.settle(claimed, Interrupted(left=False))
     assert isinstance(other.claim(), Claimed)
+
+
+# --- the month ---------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_counts_for_the_month_of_every_job_and_lane_at_its_reservation_and_then_at_its_cost(tmp_path):
+    limit = 20 * PICTURE_NANOS // 2 + 2_250_000  # for nineteen lines at worst, and another at their cost
+    one, two, _ = desks = seats(tmp_path, Limits(month_nanos=limit))
+    found = one.submit(load=Load(lines=19))
+    assert isinstance(found, Submitted)
+    held = Held("month", month_turns(START), limit)
+    assert two.claim() == two.submit() == one.submit() == held
+    for line in found.attempts:
+        one.settle(line, price=BATCH_SHEET)
+    assert isinstance(two.submit(load=Load(lines=1)), Submitted)
+    assert two.claim() == held
+    at_once(desks, month_turns(START))
+    assert isinstance(two.claim(), Claimed)
+
+
+def test_what_is_open_when_a_month_turns_counts_in_the_new_one_until_it_ends_and_then_if_it_ended_there(tmp_path):
+    one, two, _ = desks = seats(tmp_path, Limits(month_nanos=10**12))
+    now = month_turns(START)
+    before, after = (one.submit(load=Load(lines=1)) for _ in range(2))
+
+    def month():
+        with two.read() as connection:
+            counted = two.quotas.log(connection, WISH.endpoint, two.now).month_nanos
+            assert counted == Quotas().log(connection, WISH.endpoint, two.now).month_nanos
+            return counted
+
+    both = sum(each.attempts[0].quote.nanos for each in (before, after))
+    assert month() == both
+    at_once(desks, now - 1)
+    one.settle(before.attempts[0], price=BATCH_SHEET)
+    assert month() == PICTURE_NANOS // 2 + after.attempts[0].quote.nanos
+    at_once(desks, now + 1)
+    assert month() == after.attempts[0].quote.nanos
+    one.settle(after.attempts[0], Lost("crashed", "gone"), price=BATCH_SHEET)
+    assert month() == after.attempts[0].quote.nanos
+    assert one.resolve(after.attempts[0].token, verdict=Verdict.RELEASED)
+    assert month() == 0
+
+
+def test_a_claim_that_waited_over_a_months_turn_leaves_what_ended_meanwhile_in_the_new_month(tmp_path):
+    one, two, _ = seats(tmp_path, Limits(month_nanos=10**12))
+    found = one.submit(load=Load(lines=1))
+    one.now = month_turns(START) + 0.1
+    two.now = month_turns(START) - 0.1
+    one.settle(found.attempts[0], price=BATCH_SHEET)
+    assert isinstance(two.claim(), Claimed)
+    two.now += 1
+    with two.read() as connection:
+        log = two.quotas.log(connection, WISH.endpoint, two.now)
+        assert (log.month_nanos, log.batches_nanos) == (PICTURE_NANOS // 2, 0)
+
+
+def test_a_month_is_read_by_indexes(tmp_path):
+    """Not by a look at every attempt of the ledger."""
+    with Desk.at(tmp_path).read() as connection:
+        for statement in (quotas._MONTH, quotas._MONTH_OF_LINES, quotas._OPEN_LINES, quotas._CHANGED):
+            plan = _plan(connection, statement, at="x", since=0.0, until=0.0, seen=0)
+            assert "USING INDEX ix_attempt_" in plan, plan
 
 
 # --- turns -------------------------------------------------------------------------------------------------------

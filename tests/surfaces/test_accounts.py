@@ -58,6 +58,12 @@ def test_plan_run_and_status_show_both_caps(live, write):
     assert (result.code, answer["cap"]["usd"], answer["account"]["cap"]["usd"]) == (0, "0.50", "1.00")
     both = Decimal(spent) + Decimal(answer["spend"]["usd"])
     assert Decimal(answer["account"]["spend"]["usd"]) == both
+    [account] = json.loads(live("report", "two", "--json").out)["accounts"]
+    assert [(one["job"], one["usd"]) for one in account["jobs"]] == [
+        ("one", spent),
+        ("two", answer["spend"]["usd"]),
+    ]
+    assert f"    one: settled ${spent} + reserved $0.00 + unknown $0.00 = ${spent}\n" in live("report", "two").out
     assert answer["account"]["jobs"] == ["one", "two"]
     assert json.loads(live("status", "two", "--json").out) == answer
     assert f"account acme: ${both} of $1.00; jobs: one, two" in live("status").out.replace("\n", " ")

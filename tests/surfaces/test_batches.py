@@ -80,6 +80,29 @@ def test_detach_leaves_and_the_next_run_picks_up(at, command, manifest):
     assert {one["lane"] for one in book(folder, "bill")} == {"batch"}
 
 
+def test_a_detached_run_says_what_it_could_not_submit_and_is_not_told_as_done(at, command, manifest, home):
+    at(**QUICK)
+    notify = "notify: {command: [sh, -c, 'cat > told-$BULKRENDER_EVENT']}"
+    path = manifest(f"batch: {{poll_s: 1, lines: 1, jobs: 1}}\nlane: batch\n{notify}")
+    left = command("run", path, "--detach")
+    said = (
+        "1 tasks are in 1 remote batches, 1 are not submitted (1 batches may be open at once); "
+        "run it again to pick them up and to submit the rest"
+    )
+    assert (left.code, f"left: {said}\n" in left.err) == (0, True)
+    assert f"job j: left: {said}, 0 of 2 pictures" in (home / "bulkrender.db.log").read_text()
+    assert not list(home.glob("told-*"))
+    assert command("run", path).code == 0
+    assert [one.name for one in home.glob("told-*")] == ["told-done"]
+
+
+def test_a_detached_run_names_the_tokens_that_may_be_enqueued(at, command, manifest):
+    at(**SLOW)
+    left = command("run", manifest("batch: {lines: 1, tokens: 1}\nlane: batch"), "--detach", "--json")
+    reason = told(left)["reason"]
+    assert "1 are not submitted (1 input tokens may be enqueued in batches of the model at once)" in reason
+
+
 def test_cancel_takes_back_and_a_run_buys_the_rest(at, command, manifest):
     folder = at(**SLOW, speed=20)
     path = manifest(f"{BATCH}\nlane: batch")

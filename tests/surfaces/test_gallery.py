@@ -21,7 +21,7 @@ FAULTY = "image_safety=0.3,wrong_pixels=0.3,overrun=0,details_missing=0"
 def data_of(folder: Path) -> dict[str, Any]:
     """What the page loads, read as the JSON that it is."""
     text = (folder / "data.js").read_text(encoding="ascii")
-    found = re.fullmatch(r'"use strict";\nconst GALLERY = (.*);\n', text)
+    found = re.fullmatch(r'"use strict";\nvar GALLERY = (.*);\n', text)
     assert found
     data: dict[str, Any] = json.loads(found[1])
     return data
@@ -59,7 +59,12 @@ def test_a_folder_that_needs_nothing_else(live, finished):
         with Image.open(folder / "thumbnails" / task["thumbnail"]) as small:
             assert (small.format, max(small.size)) == ("WEBP", 384)
     written = {one.name for one in folder.iterdir()}
-    assert written == {one.name for one in PAGE.iterdir()} | {"data.js", "thumbnails", ".bulkrender-gallery"}
+    assert written == {one.name for one in PAGE.iterdir()} | {
+        "data.js",
+        "newest.js",
+        "thumbnails",
+        ".bulkrender-gallery",
+    }
 
 
 def test_what_is_known_of_a_picture_is_in_it(live, finished):
@@ -250,6 +255,62 @@ def test_hostile_texts_are_data_and_stay_what_they_are(command, home):
     said = command("gallery", JOB, "--sandbox", "--contact-sheet", "h.png")
     assert said.code == 0
     assert JOB in said.out
+
+
+@pytest.fixture
+def going_on(live, manifest, home):
+    """A job that has nothing yet, as one that is being run."""
+    assert live("run", manifest("budget: {usd: 0.001}")).code == 3
+    with sqlite3.connect("bulkrender.db") as connection:
+        connection.execute("UPDATE job SET halted = NULL")
+    return home
+
+
+def watched(live, monkeypatch, *turns, words=()):
+    """The answer of `gallery --watch`, while each pause does one of these; what the page had at each of them."""
+    left, seen = list(turns), []
+
+    def pause(_):
+        seen.append(data_of(Path("renders/gallery/j")))
+        left.pop(0)()
+
+    monkeypatch.setattr("runner.app.gallery.watching.sleep", pause)
+    done = live("gallery", "j", "--watch", "--json", *words)
+    assert (done.code, left) == (0, [])
+    return json.loads(done.out), seen
+
+
+def test_a_watched_gallery_is_written_again_until_its_job_is_done(live, manifest, going_on, monkeypatch):
+    answer, seen = watched(
+        live,
+        monkeypatch,
+        lambda: None,
+        lambda: live("run", manifest("budget: {usd: 1}"), *FAST),
+        words=("--contact-sheet", "sheet.png"),
+    )
+    assert seen[0] == seen[1]  # even when it was made: where nothing moves nothing is written
+    assert [one["done"] for one in seen] == [False, False]
+    assert (answer["pictures"], answer["contact_sheet"]) == (2, "sheet.png")
+    assert answer["thumbnails"] == {"made": 0, "kept": 2, "broken": []}
+    last = data_of(Path("renders/gallery/j"))
+    assert last["done"]
+    assert Path("renders/gallery/j/newest.js").read_text() == f'"use strict";\nvar NEWEST = {last["made_at"]};\n'
+    assert Path("sheet.png").is_file()
+
+
+def test_a_watched_gallery_ends_with_ctrl_c(live, going_on, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    answer, _ = watched(live, monkeypatch, lambda: None, interrupt)
+    assert (answer["tasks"], answer["pictures"]) == (2, 0)
+
+
+def test_a_job_that_has_stopped_or_is_done_is_not_waited_for(live, going_on, manifest, monkeypatch):
+    assert live("run", manifest("budget: {usd: 0.001}")).code == 3
+    watched(live, monkeypatch)
+    assert live("run", manifest("budget: {usd: 1}")).code == 0
+    watched(live, monkeypatch)
 
 
 @pytest.mark.parametrize(("pictures", "pages"), [(2, 1), (40, 2)])

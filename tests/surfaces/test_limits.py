@@ -1,6 +1,7 @@
 """Limits as a user meets them: what a run says when one stops it, and what plan and status say of the rest."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,50 @@ def test_the_months_limit_makes_a_plan_infeasible_and_stops_the_run(command, man
     assert "$100.00 a month; run again after" in answer(ran)["reason"]
 
 
+def test_the_months_limit_holds_batches_back_too(command, manifest):
+    """Six lines of at most $0.0235 each: there is room for two of them."""
+    month = "limits: {spend_usd_per_month: 100, spent_usd_this_month: 99.94}"
+    path = manifest(f"variants: 3\nlane: batch\nbatch: {{poll_s: 1}}\n{month}")
+    planned = command("plan", path, "--sandbox", "--json")
+    told = answer(planned)
+    assert (planned.code, told["fits"], told["feasible"], told["finish"]) == (3, True, False, None)
+    said = command("plan", path, "--sandbox").out
+    assert "the month's spend limit stops it after 2 of 6 tasks that go as batches" in " ".join(said.split())
+
+    quick = (*SANDBOX, "--sandbox-speed", 1_000)
+    ran = command("run", path, *quick, "--json")
+    assert (ran.code, answer(ran)["halted"], answer(ran)["tasks"]["succeeded"]) == (4, "provider", 2)
+    assert answer(ran)["reason"].startswith("$100.00 a month; run again after ")
+    assert Decimal(answer(ran)["spend"]["usd"]) < Decimal("0.06")
+
+    single = command("run", path, *quick, "--lane", "standard", "--json")  # what batches spent counts here
+    assert (single.code, answer(single)["tasks"]["succeeded"]) == (4, 2)
+
+    more = manifest(f"variants: 3\nlane: batch\nbatch: {{poll_s: 1}}\n{month.replace('99.94', '99.50')}")
+    assert command("plan", more, "--sandbox").code == 0
+    assert answer(command("run", more, *quick, "--json"))["tasks"]["succeeded"] == 6
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "code", "said"),
+    [
+        ("99.60", 0, "6 tasks go as batches: done within a day"),
+        ("99.66", 3, "the month's spend limit stops it after 2 of 3 tasks; 6 tasks go as batches"),
+        ("99.90", 3, "the month's spend limit stops it after 4 of 6 tasks that go as batches"),
+    ],
+)
+def test_a_plan_adds_up_both_lanes_for_the_month(command, manifest, elsewhere, code, said):
+    """Six alike as batches for some $0.136, three of another setting one by one for some $0.207."""
+    path = manifest(
+        "variants: 3\nlane: auto\nbatch: {least: 4}\n"
+        f"limits: {{spend_usd_per_month: 100, spent_usd_this_month: {elsewhere}}}",
+        prompts="[{id: a, text: a cat}, {id: b, text: a dog}, {id: c, text: a cow, matrix: {size: [1K]}}]",
+        size="[512], settings: [{where: {size: 1K}, generation: {thinking: high}}]",
+    )
+    result = command("plan", path, "--sandbox")
+    assert (result.code, said in " ".join(result.out.split())) == (code, True)
+
+
 def test_a_rate_that_is_still_being_looked_for_is_no_limit_of_a_plan(command, manifest):
     """It grows with every answer: "at the earliest" must not be reckoned with where it stood after two."""
     assert command("run", manifest(), *SANDBOX).code == 0
@@ -87,3 +132,4 @@ def test_limits_in_dollars_need_prices(command, manifest):
     result = command("plan", path)
     assert result.code == 2
     assert "limits in dollars cannot be kept for some-router/model: fill in prices.input" in result.err
+    assert command("plan", path, "--lane", "batch").code == 2  # the month's

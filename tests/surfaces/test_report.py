@@ -110,9 +110,12 @@ def test_how_tasks_become_sends_charges_and_pictures(filled, command):
     assert lines[6].startswith("  account acme: settled ")
     [ends] = [line for line in lines if "tasks without a picture: " in line]
     assert "1 refused (image_safety)" in ends
-    assert "  p1: refused, image_safety, $0.067775: SAFETY" in lines
-    assert any("p2: failed, wrong_pixels" in line for line in lines)
-    assert "  p4: failed, connection_broken, $0.00 and $0.06" in result.out
+    assert any(
+        line.startswith("  p1 (1K, 1:1, ") and line.endswith("): refused, image_safety, $0.067775: SAFETY")
+        for line in lines
+    )
+    assert any(line.startswith("  p2 (") and "): failed, wrong_pixels" in line for line in lines)
+    assert "): failed, connection_broken, $0.00 and $0.06" in result.out
     wrong = next(
         n for n, line in enumerate(lines) if line.startswith("  wrong_pixels: $0.067775 p2 (1K, 1:1, baroque")
     )
@@ -139,6 +142,26 @@ def test_a_job_in_which_all_went_well_is_one_equation(live, manifest, home):
         "held_usd": found["spend"]["usd"],
     }
     assert live("report", "k").err == "error: no job 'k' in this ledger; it has: j\n"
+
+
+def test_each_unit_of_a_cap_has_its_own_sum(live, manifest):
+    live("run", manifest("budget: {image_tokens: 2000}"))
+    assert ", image tokens 1494 + 0 + 0 = 1494 of 2000: the cap held\n" in live("report", "j").out
+    live("run", manifest("budget: {usd: 3, image_tokens: 2000}"))
+    assert " of $3.00, image tokens 1494 + 0 + 0 = 1494 of 2000: the cap held\n" in live("report", "j").out
+
+
+def test_reconcile_proves_what_the_receipt_proves(live, manifest, home):
+    live("run", manifest("budget: {usd: 3, account: acme}"))
+    with closing(sqlite3.connect("bulkrender.db")) as connection, connection:
+        connection.execute("UPDATE account SET settled_nanos = 0")
+    found = live("reconcile", "j", "--json")
+    [problem] = json.loads(found.out)["jobs"][0]["problems"]
+    assert (found.code, problem.startswith("account acme: settled_nanos is $0.00, its rows come to $")) == (
+        1,
+        True,
+    )
+    assert problem in live("report", "j").out
 
 
 def test_one_object_says_all_of_it(filled, command):
@@ -367,7 +390,9 @@ def test_no_price_at_all_is_never_shown_as_nothing(desk, command):
     result = command("report", "job", "--database", desk.url, "--by", "size")
     assert result.code == 0, result.out
     assert "spend unknown: 6 attempts have no known price" in result.out
-    assert [line for line in result.out.splitlines() if "$" in line] == ["  p3: failed, http_500, $0.00: oops"]
+    assert [line for line in result.out.splitlines() if "$" in line] == [
+        "  p3 (1K, 1:1, baroque, variant 1): failed, http_500, $0.00: oops"
+    ]
     found = json.loads(command("report", "job", "--database", desk.url, "--by", "size", "--json").out)
     assert (found["spend"]["usd"], found["by"][0]["usd"]) == (None, None)
 

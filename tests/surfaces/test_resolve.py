@@ -106,6 +106,9 @@ def test_written_off_is_spent_and_everything_still_adds_up(lost, command):
     assert report.code == 0, report.out
     assert "charges  2 = 4 sends - 2 never fully answered, held" in report.out
     assert "pictures 0 = 2 charges - 2 written off by hand" in report.out
+    assert f"booked by hand\n  written off: 2, ${answer['usd']}: on the bill\n" in report.out
+    booked = told(command("report", "j", "--json"))["by_hand"]
+    assert booked == [{"booked": "written_off", "reason": "on the bill", "attempts": 2, "usd": answer["usd"]}]
     rows = [json.loads(line) for line in command("export", "j").out.splitlines()]
     assert [row["state"] for row in rows] == ["failed"] * 4
     assert sum(row["unknown_usd"] == "0.00" for row in rows) == 2

@@ -166,6 +166,25 @@ def test_on_exceed_refuse_starts_nothing(live, manifest, bought):
     answer = json.loads(result.out)
     assert (result.code, answer["halted"]) == (3, "budget")
     assert not bought()
+    plain = live("run", "j.yaml")
+    worst = json.loads(live("plan", "j.yaml", "--json").out)["projected"]["max_usd"]
+    assert f"halted (budget): 2 tasks to buy: likely $0.090691, up to ${worst}; cap $0.05" in plain.err
+    assert "on_exceed is refuse\nto go on, raise the cap (--budget: dollars) and run again" in plain.err
+
+
+def test_a_plan_reckons_with_what_the_ledger_has_seen(command, manifest):
+    """An answer with several pictures raises what every job of the ledger reserves."""
+    drawn = ("--sandbox", "--sandbox-latency", 0, "--sandbox-faults", "several_images=1")
+    assert command("run", manifest(prompts="[a cat]", size="[1K]"), *drawn).code == 0
+    other = manifest("budget: {image_tokens: 2000}", name="other.yaml", size="[1K]")
+    other.write_text(other.read_text().replace("job: j", "job: other"))
+    planned = command("plan", other, "--sandbox", "--json")
+    result = command("run", other, "--sandbox", "--json")
+    answer, says = json.loads(planned.out), json.loads(result.out)["reason"]
+    assert (planned.code, result.code) == (3, 3)
+    each = answer["projected"]["image_tokens"] // 2
+    assert each in {2 * 1120, 3 * 1120}
+    assert f", {each // 1120} pictures in one answer as lately seen: {each} image tokens on top of 0" in says
 
 
 def test_unknown_prices_are_null_never_zero(command, manifest, tmp_path, monkeypatch):

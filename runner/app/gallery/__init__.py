@@ -1,5 +1,6 @@
 """A job as one folder that opens from disk: a page, its data as a script, thumbnails. Reads the ledger only."""
 
-from runner.app.gallery.make import Made, Wanted, made_object, make
+from runner.app.gallery.make import Made, Maker, Wanted, made_object
+from runner.app.gallery.watching import watch
 
-__all__ = ["Made", "Wanted", "made_object", "make"]
+__all__ = ["Made", "Maker", "Wanted", "made_object", "watch"]

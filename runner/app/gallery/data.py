@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from runner.app.choice import values_of
 from runner.app.views import Json, cap_object, spend_object
+from runner.core.budget import Spend
 from runner.core.lifecycle import TERMINAL, State
 from runner.core.task import Recipe
 from runner.ledger import AttemptRecord, JobStatus, Reader, TaskRecord
@@ -129,24 +130,47 @@ def _told(facts: Json) -> Json:
     return {name: value for name, value in facts.items() if value is not None and value != ""}
 
 
-def job_facts(status: JobStatus, *, sandbox: bool, live: bool, made_at: float) -> Json:
-    """The job as a whole; `live` says whether it is being run now."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a job is: if this is the same, a page would be."""
+
+    tasks: Mapping[State, int]
+    spend: Spend
+    halted: str | None
+    orphaned: int
+    live: bool
+    """Whether it is being run."""
+
+    @property
+    def done(self) -> bool:
+        """All has ended that the manifest names, and nobody is at it."""
+        return not self.live and all(self.tasks[state] == 0 for state in State if state not in TERMINAL)
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come of it unless somebody runs it again."""
+        return self.done or (self.halted is not None and not self.live)
+
+
+def job_facts(status: JobStatus, *, sandbox: bool, moment: Moment, made_at: float) -> Json:
+    """The job as a whole."""
     return {
         "job": status.job,
         "sandbox": sandbox,
         "made_at": made_at,
         "spend": spend_object(status.spend, priced=not status.unpriced, counted=not status.uncounted),
         "cap": cap_object(status.cap),
-        "running": live,
-        "halted": None if live else status.halted,
-        "reason": None if live else status.reason,
+        "running": moment.live,
+        "done": moment.done,
+        "halted": None if moment.live else status.halted,
+        "reason": None if moment.live else status.reason,
         "states": [*(state.value for state in STATES), "orphaned"],
     }
 
 
-def script(value: Json) -> str:
-    """The value as a script in pure ASCII: no text in it can end a string, a line or an element."""
+def script(name: str, value: Json | float) -> str:
+    """A variable of that name as a script in pure ASCII: no text in it can end a string, a line or an element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # in JSON only within strings, where they may be written so
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'"use strict";\nconst GALLERY = {text};\n'
+    return f'"use strict";\nvar {name} = {text};\n'

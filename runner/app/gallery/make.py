@@ -8,13 +8,13 @@ from pathlib import Path
 
 from runner.adapters.storage import FolderStore
 from runner.app.gallery import folder as places
-from runner.app.gallery.data import Shown, Table, job_facts, script, shown
+from runner.app.gallery.data import Moment, Shown, Table, job_facts, script, shown
 from runner.app.gallery.sheet import form_of, write_sheet
 from runner.app.gallery.thumbnails import Thumbnails, make_thumbnails
 from runner.app.settings import Options, output_folder, resolve
 from runner.app.views import Json
 from runner.core.errors import UsageError
-from runner.ledger import Ledger
+from runner.ledger import JobStatus, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +42,72 @@ class Made:
     missing: tuple[str, ...]
     """Pictures that are not where the ledger has them: paths below the output folder."""
     contact_sheet: Path | None
+    undrawn: frozenset[str]
+    """Characters of the contact sheet that no font of this machine has."""
+    moment: Moment
+    """Where the job was."""
 
 
-def make(
-    wanted: Wanted, options: Options, environment: Mapping[str, str], told: Callable[[int, int], None]
-) -> Made:
-    """Write the gallery of a job as it is now; `told` hears of the thumbnails that are made.
+class Maker:
+    """Writes the gallery of one job; `told` hears of the thumbnails that are made.
 
     Raises UsageError for a job or a folder that cannot be meant, OSError where the folder takes no more files.
     """
-    settings = resolve(options, environment)
-    reader = Ledger.read(settings.database, settings.kind if settings.sandbox else None)
-    if wanted.contact_sheet is not None:
-        form_of(wanted.contact_sheet)
-    if wanted.job not in (names := reader.job_names()):
-        raise UsageError(f"no job {wanted.job!r} in this ledger; it has: {', '.join(names) or 'none'}")
-    status = reader.status(wanted.job, since_utc=0)
-    root = (Path(status.output_root) if options.output is None else output_folder(options.output)).resolve()
-    target = (wanted.to or places.default_place(root, wanted.job)).resolve()
-    exhibits = shown(reader, wanted.job, orphaned=wanted.orphaned)
-    places.take(target, wanted.job)
-    pictures = _located(exhibits, FolderStore(root))
-    thumbnails = make_thumbnails(target / places.THUMBNAILS, pictures, told)
-    missing = [one.picture[0] for one in exhibits if one.picture and not (root / one.picture[0]).is_file()]
-    live = reader.runner(wanted.job) is not None
-    facts = job_facts(status, sandbox=settings.sandbox, live=live, made_at=time.time())
-    table = Table(exhibits, reader, wanted.job).as_object(thumbnails.files, frozenset(missing))
-    places.write_page(target)
-    places.write(target / "data.js", [script({**facts, "root": _way(target, root), **table})])
-    places.sweep(target, set(thumbnails.files.values()))
-    if wanted.contact_sheet is not None:
-        write_sheet(wanted.contact_sheet, wanted.job, _framed(exhibits, target, thumbnails))
-    return Made(
-        wanted.job,
-        target / "index.html",
-        len(exhibits),
-        sum(one.picture is not None and not one.rejected for one in exhibits),
-        thumbnails,
-        tuple(missing),
-        wanted.contact_sheet,
-    )
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        options: Options,
+        environment: Mapping[str, str],
+        told: Callable[[int, int], None],
+    ) -> None:
+        settings = resolve(options, environment)
+        self._reader = Ledger.read(settings.database, settings.kind if settings.sandbox else None)
+        if wanted.contact_sheet is not None:
+            form_of(wanted.contact_sheet)
+        if wanted.job not in (names := self._reader.job_names()):
+            raise UsageError(f"no job {wanted.job!r} in this ledger; it has: {', '.join(names) or 'none'}")
+        self.wanted, self._told, self._sandbox = wanted, told, settings.sandbox
+        self._output = None if options.output is None else output_folder(options.output)
+
+    def moment(self) -> Moment:
+        """Where the job is now."""
+        return self._state()[1]
+
+    def _state(self) -> tuple[JobStatus, Moment]:
+        live = self._reader.runner(self.wanted.job) is not None
+        status = self._reader.status(self.wanted.job, since_utc=time.time())
+        return status, Moment(status.tasks, status.spend, status.halted, status.orphaned, live)
+
+    def make(self, *, sheet: bool = True) -> Made:
+        """Write it as the job is now; with the contact sheet, if one is wanted."""
+        wanted, made_at = self.wanted, time.time()
+        status, moment = self._state()
+        root = (self._output or Path(status.output_root)).resolve()
+        target = (wanted.to or places.default_place(root, wanted.job)).resolve()
+        exhibits = shown(self._reader, wanted.job, orphaned=wanted.orphaned)
+        places.take(target, wanted.job)
+        pictures = _located(exhibits, FolderStore(root))
+        thumbnails = make_thumbnails(target / places.THUMBNAILS, pictures, self._told)
+        missing = [one.picture[0] for one in exhibits if one.picture and not (root / one.picture[0]).is_file()]
+        facts = job_facts(status, sandbox=self._sandbox, moment=moment, made_at=made_at)
+        table = Table(exhibits, self._reader, wanted.job).as_object(thumbnails.files, frozenset(missing))
+        places.write_page(target)
+        places.write(target / "data.js", [script("GALLERY", {**facts, "root": _way(target, root), **table})])
+        places.write(target / "newest.js", [script("NEWEST", made_at)])  # last: who sees it loads what is above
+        places.sweep(target, set(thumbnails.files.values()))
+        path = wanted.contact_sheet if sheet else None
+        return Made(
+            wanted.job,
+            target / "index.html",
+            len(exhibits),
+            sum(one.picture is not None and not one.rejected for one in exhibits),
+            thumbnails,
+            tuple(missing),
+            path,
+            frozenset() if path is None else write_sheet(path, wanted.job, _framed(exhibits, target, thumbnails)),
+            moment,
+        )
 
 
 def _located(exhibits: Sequence[Shown], store: FolderStore) -> dict[str, Path]:
@@ -116,5 +142,6 @@ def made_object(made: Made) -> Json:
         },
         "missing": list(made.missing),
         "contact_sheet": None if made.contact_sheet is None else str(made.contact_sheet),
+        "undrawn": "".join(sorted(made.undrawn)),
         "exit_code": 0,
     }

@@ -2,21 +2,18 @@
 
 import math
 import os
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from runner.app.gallery.lettering import Lettering, draw, width_of
 from runner.core.errors import UsageError
 
 Frame = tuple[str, Path]
 """Caption, and the picture as a file."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PAPER, INK, PALE = "#ffffff", "#1c1c1c", "#777777"
 MOST_PIXELS = 60_000_000
@@ -32,8 +29,6 @@ TITLE = 28
 """Size of the title in pixels."""
 AHEAD = 64
 """Pictures that are read at a time."""
-LONGEST = 200
-"""Characters of a caption that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +78,26 @@ def form_of(path: Path) -> str:
     return form[1:].upper()
 
 
-def write_sheet(path: Path, title: str, frames: Sequence[Frame]) -> None:
-    """Write the sheet, in place at once; UsageError where there is nothing to show or `path` takes nothing."""
+def write_sheet(path: Path, title: str, frames: Sequence[Frame]) -> frozenset[str]:
+    """Write the sheet, in place at once; the characters that no font here draws.
+
+    UsageError where there is nothing to show or `path` takes nothing.
+    """
     if not frames:
         raise UsageError("--contact-sheet: the job has no pictures yet")
-    part = path.with_name(f".{path.name}.part")
+    part, lettering = path.with_name(f".{path.name}.part"), Lettering()
     try:
         if form_of(path) == "PNG":
-            _drawn(frames, title, layout_of(len(frames))).save(part, "PNG", compress_level=3)
+            _drawn(frames, title, layout_of(len(frames)), lettering).save(part, "PNG", compress_level=3)
         else:
-            for number, page in enumerate(_pages(frames, title)):
+            for number, page in enumerate(_pages(frames, title, lettering)):
                 page.save(part, "PDF", resolution=PAGE_DPI, title=title, append=number > 0)
         part.replace(path)
     except OSError as error:
         raise UsageError(f"--contact-sheet {path}: {(error.strerror or str(error)).lower()}") from None
     finally:
         part.unlink(missing_ok=True)
+    return frozenset(lettering.undrawn)
 
 
 def layout_of(frames: int) -> Layout:
@@ -108,30 +107,33 @@ def layout_of(frames: int) -> Layout:
     return Layout(columns, max(SMALLEST, side), margin=32, head=64, captioned=side >= 96)
 
 
-def _pages(frames: Sequence[Frame], title: str) -> Iterator[Image.Image]:
+def _pages(frames: Sequence[Frame], title: str, lettering: Lettering) -> Iterator[Image.Image]:
     """One after another: a page is 12 MB, and a job may have hundreds."""
     layout, full = PAGE_LAYOUT, ACROSS * DOWN
     count = math.ceil(len(frames) / full)
     for number in range(count):
         named = title if count == 1 else f"{title}  {number + 1}/{count}"
-        yield _drawn(frames[number * full : (number + 1) * full], named, layout, PAGE)
+        yield _drawn(frames[number * full : (number + 1) * full], named, layout, lettering, PAGE)
 
 
 def _drawn(
-    frames: Sequence[Frame], title: str, layout: Layout, size: tuple[int, int] | None = None
+    frames: Sequence[Frame],
+    title: str,
+    layout: Layout,
+    lettering: Lettering,
+    size: tuple[int, int] | None = None,
 ) -> Image.Image:
     sheet = Image.new("RGB", size or layout.size(len(frames)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    words = _fitted(title, TITLE, sheet.width - 2 * layout.margin)
-    draw.text((layout.margin, layout.margin), words, INK, _font(TITLE))
+    words = lettering.fitted(title, TITLE, sheet.width - 2 * layout.margin)
+    draw(sheet, (layout.margin, layout.margin), words, TITLE, INK)
     for number, ((caption, _), shown) in enumerate(zip(frames, _loaded(frames, layout.side), strict=True)):
         x, y = layout.place(number)
         # at the foot of its square, where the caption is
         sheet.paste(shown, (x + (layout.side - shown.width) // 2, y + layout.side - shown.height), shown)
         if layout.captioned:
-            words, middle = _fitted(caption, layout.text, layout.side), x + layout.side // 2
-            place = (middle, y + layout.side + layout.text // 3)
-            draw.text(place, words, PALE, _font(layout.text), anchor="ma")
+            words = lettering.fitted(caption, layout.text, layout.side)
+            left = x + (layout.side - width_of(words, layout.text)) / 2
+            draw(sheet, (left, y + layout.side + layout.text // 3), words, layout.text, PALE)
     return sheet
 
 
@@ -146,29 +148,3 @@ def _loaded(frames: Sequence[Frame], side: int) -> Iterator[Image.Image]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(frames), AHEAD):
             yield from pool.map(load, frames[first : first + AHEAD])
-
-
-@lru_cache
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-def _fitted(text: str, size: int, width: int) -> str:
-    """What fits of a text in one line, without what the font cannot draw."""
-    line = " ".join("".join(c if _width(c, size) else " " for c in text[:LONGEST]).split())
-    ends = list(accumulate(_width(c, size) for c in line))
-    if not ends or ends[-1] <= width:
-        return line
-    return line[: bisect_right(ends, width - _width("…", size))].rstrip() + "…"
-
-
-@lru_cache(maxsize=4096)
-def _width(character: str, size: int) -> float:
-    """Pixels of a character; 0 for one that the font has no glyph for."""
-    font = _font(size)
-    there = character == " " or (character.isprintable() and _glyph(character, size) != _glyph("\uffff", size))
-    return font.getlength(character) if there else 0.0
-
-
-def _glyph(character: str, size: int) -> bytes:
-    return bytes(_font(size).getmask(character))

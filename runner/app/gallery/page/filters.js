@@ -4,7 +4,7 @@
 const MOST_VALUES = 200;
 
 function showStates({ states, picked }) {
-  const chips = STATES.map((state) => chip(
+  const chips = GALLERY.states.filter((state) => STATES.includes(state) || view.states.has(state)).map((state) => chip(
     SIGNS[state], state, states[state] || 0, view.states.has(state), state,
     () => { view.states.has(state) ? view.states.delete(state) : view.states.add(state); }));
   if (picks.size) chips.push(chip("★", "picked", picked, view.picked, "picked", () => { view.picked = !view.picked; }));
@@ -68,14 +68,17 @@ function keepFocus(container, draw) {
   if (held) container.querySelector(`[data-focus="${CSS.escape(held)}"]`)?.focus();
 }
 
-function makeSelects() {
+function fillSelects() {
   const choices = () => AXES.map((axis, i) => make("option", { value: String(i) }, axis.name)).filter((_, i) => VARYING.includes(i) || VARYING.length < 2);
+  for (const side of ["rows", "columns"]) $(side).replaceChildren(...choices());
+  $("sort").replaceChildren(...Object.entries(ORDERS).map(([name, order]) => make("option", { value: name }, order.words)));
+}
+
+function wireSelects() {
   for (const side of ["rows", "columns"]) {
-    $(side).replaceChildren(...choices());
     $(side).addEventListener("change", () => { view[side] = Number($(side).value); update(); });
   }
   $("swap").addEventListener("click", swap);
-  $("sort").replaceChildren(...Object.entries(ORDERS).map(([name, order]) => make("option", { value: name }, order.words)));
   $("sort").addEventListener("change", () => { view.sort = $("sort").value; update(); });
 }
 

@@ -7,6 +7,7 @@ const GAP = 12, PAD = 16, CAPTION = 42;
 class Grid {
   constructor(order) {
     this.order = order;
+    this.numbers = new Map(order.map((task, number) => [task.key, number]));
     this.tiles = new Map();
     this.cursor = 0;
     canvas.className = "grid";
@@ -24,9 +25,18 @@ class Grid {
     this.draw();
   }
 
-  place(number, element) {
+  placeOf(number) {
     const row = Math.floor(number / this.columns), column = number % this.columns;
-    const x = PAD + column * (this.width + GAP), y = PAD + row * (this.height + GAP);
+    return [PAD + column * (this.width + GAP), PAD + row * (this.height + GAP)];
+  }
+
+  // What is first in sight, and what a number stands for.
+  first() { return this.order[Math.max(0, Math.floor((stage.scrollTop - PAD) / (this.height + GAP))) * this.columns]; }
+  taskAt(number) { return this.order[number]; }
+  elementOf(task) { return this.tiles.get(this.numbers.get(task.key)); }
+
+  place(number, element) {
+    const [x, y] = this.placeOf(number);
     element.style.cssText = `transform:translate(${x}px,${y}px);width:${this.width}px;height:${this.height}px`;
   }
 
@@ -88,8 +98,8 @@ class Grid {
   }
 
   focusTask(task) {
-    const number = this.order.indexOf(task);
-    if (number >= 0) this.focus(number);
+    const number = this.numbers.get(task.key);
+    if (number !== undefined) this.focus(number);
   }
 
   refresh() { this.tiles.forEach(marked); }

@@ -12,13 +12,29 @@ function update({ keep = false } = {}) {
   $("empty").hidden = latest.passing.length > 0;
   $("empty").textContent = TASKS.length ? "Nothing passes these filters." : "This job has no tasks.";
   if (!viewer.open) history.replaceState(null, "", toAddress());
-  const top = stage.scrollTop, left = stage.scrollLeft, cursor = shown?.cursor;
+  const find = keep ? remember() : () => stage.scrollTo(0, 0);
   canvas.replaceChildren();
   shown = view.as === "pivot" ? new Pivot(latest.passing) : new Grid(latest.passing);
-  if (keep) shown.cursor = cursor;
   shown.layout();
-  stage.scrollTo(keep ? left : 0, keep ? top : 0);
+  find();
   shown.draw();
+  spare.clear();
+}
+
+// What was seen stays where it was, even if others come before it; so do the cursor and the keyboard.
+function remember() {
+  const { cursor } = shown, first = shown.first(), pointed = shown.taskAt(cursor);
+  const { scrollTop: top, scrollLeft: left } = stage, before = first && shown.placeOf(shown.numbers.get(first.key));
+  const focused = canvas.contains(document.activeElement) && document.activeElement.task;
+  canvas.querySelectorAll(".tile").forEach((one) => spare.set(one.task.key, one));
+  return () => {
+    const number = first && shown.numbers.get(first.key);
+    const [x, y] = number === undefined ? [0, 0] : shown.placeOf(number).map((now, i) => now - before[i]);
+    stage.scrollTo(left && left + x, top && top + y);
+    shown.point(shown.numbers.get(pointed?.key) ?? cursor);
+    shown.draw();
+    if (focused) shown.elementOf(focused)?.focus({ preventScroll: true });
+  };
 }
 
 function showHead() {
@@ -198,9 +214,11 @@ function go(hash) {
 }
 
 setTheme(THEMES.includes(stored("bulkrender theme")) ? stored("bulkrender theme") : "auto");
+take();
 view.tile = Math.min(400, Math.max(80, Number(stored("bulkrender tile")) || (innerWidth < 600 ? 150 : 200)));
 makeMenus();
-makeSelects();
+fillSelects();
+wireSelects();
 wireViewer();
 showHead();
 const asked = location.hash;

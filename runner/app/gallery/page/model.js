@@ -1,10 +1,7 @@
 "use strict";
 // What is shown: the tasks, which of them pass the filters, how many would under others, and the address that says so.
 
-const TASKS = GALLERY.tasks;
-const AXES = GALLERY.axes;
-const STATES = GALLERY.states.filter((state) => TASKS.some((task) => task.state === state));
-const VARYING = AXES.map((_, i) => i).filter((i) => AXES[i].values.length > 1);
+let TASKS, AXES, STATES, VARYING, RATIO;
 const NANOS = 1_000_000_000;
 const NONE = "(none)";
 const PICK_STORE = `bulkrender picks ${GALLERY.sandbox ? "sandbox" : "live"} ${GALLERY.job}`;
@@ -20,8 +17,27 @@ const ORDERS = {
 const view = {
   as: "grid", rows: 0, columns: 0, sort: "manifest", query: "", tile: 200,
   states: new Set(), picked: false,
-  axes: AXES.map(() => new Set()),  // the values wanted of each axis, by their place; empty: all
+  axes: [],  // the values wanted of each axis, by their place; empty: all
 };
+
+// What data.js says now: it may be loaded again.
+function take() {
+  TASKS = GALLERY.tasks;
+  AXES = GALLERY.axes;
+  STATES = GALLERY.states.filter((state) => TASKS.some((task) => task.state === state));
+  VARYING = AXES.map((_, i) => i).filter((i) => AXES[i].values.length > 1);
+  RATIO = commonRatio();
+  view.axes = AXES.map(() => new Set());
+  haystacks.length = 0;
+  picks = new Set(readPicks());
+}
+
+// Everything as high as wide, unless all pictures have one ratio.
+function commonRatio() {
+  const ratios = TASKS.filter((task) => task.width && task.height).map((task) => task.width / task.height);
+  const [least, most] = ratios.reduce(([a, b], r) => [Math.min(a, r), Math.max(b, r)], [Infinity, 0]);
+  return ratios.length && most / least < 1.1 ? Math.min(2.4, Math.max(0.45, most)) : 1;
+}
 
 function attemptsOf(task) { return task.attempts || []; }
 function promptOf(task) { return GALLERY.prompts[task.prompt]; }
@@ -60,7 +76,7 @@ function costOf(tasks) {
 
 // --- picks: kept by the browser, where it does so for files ---
 
-const picks = new Set(readPicks());
+let picks;
 
 function readPicks() {
   try {
@@ -150,7 +166,7 @@ function fromAddress(hash) {
   view.sort = Object.hasOwn(ORDERS, words.get("sort") ?? "") ? words.get("sort") : "manifest";
   view.query = words.get("q") || "";
   view.picked = words.has("picked");
-  for (const state of words.getAll("state")) if (STATES.includes(state)) view.states.add(state);
+  for (const state of words.getAll("state")) if (GALLERY.states.includes(state)) view.states.add(state);
   AXES.forEach((axis, i) => {
     for (const value of words.getAll(`is.${axis.name}`)) {
       const at = axis.values.indexOf(value);

@@ -20,9 +20,29 @@ function thumbnailOf(task) {
 }
 
 function image(source, task) {
-  const element = make("img", { alt: "", decoding: "async", draggable: false, src: source });
+  const element = make("img", { alt: "", decoding: "async", draggable: false });
   element.addEventListener("error", () => element.replaceWith(placeholder(task, "cannot be shown")), { once: true });
+  fresh.push([element, source]);
+  queueMicrotask(start);
   return element;
+}
+
+// Few thumbnails at a time are read and decoded, the newest first, and none that has left the page before its turn:
+// who scrolls past hundreds of them in a second does not wait for each.
+const AT_ONCE = 4, PATIENCE_MS = 1_000;
+const fresh = [], waiting = [];
+let coming = 0;
+
+function start() {
+  waiting.push(...fresh.splice(0).reverse());
+  while (coming < AT_ONCE && waiting.length) {
+    const [element, source] = waiting.pop();
+    if (!element.isConnected) continue;
+    coming++;
+    element.src = source;
+    const patience = new Promise((done) => { setTimeout(done, PATIENCE_MS); });
+    Promise.race([element.decode().catch(() => {}), patience]).then(() => { coming--; start(); });
+  }
 }
 
 // What stands for a picture that is not there, and why.
@@ -45,30 +65,29 @@ function spoken(task) {
 
 // A picture that opens large.
 function tile(task, captioned) {
+  const looks = [captioned, thumbnailOf(task), task.missing, spoken(task)].join("\n"), before = spare.get(task.key);
+  if (before?.looks === looks) {
+    spare.delete(task.key);
+    return marked(Object.assign(before, { task, tabIndex: -1 }));
+  }
   const element = make("button", {
     className: "tile", type: "button", tabIndex: -1, title: captioned ? "" : spoken(task), "aria-label": spoken(task),
     dataset: { state: task.state },
   }, make("span", { className: "media" }, mediaOf(task)));
-  element.task = task;
+  Object.assign(element, { task, looks });
   if (captioned) {
     element.append(
       make("span", { className: "name" }, nameOf(task)),
       make("span", { className: "caption" }, captionOf(task) || " "));
   }
-  marked(element);
-  return element;
+  return marked(element);
 }
+
+const spare = new Map();  // tiles that were drawn before, by their task's key: their pictures are there
 
 function marked(element) {
   const { task } = element;
   element.classList.toggle("picked", picks.has(task.key));
   element.classList.toggle("rejected", Boolean(task.rejected));
+  return element;
 }
-
-// Everything as high as wide, unless all pictures have one ratio.
-const RATIO = (() => {
-  const sized = TASKS.filter((task) => task.width && task.height);
-  const ratios = sized.map((task) => task.width / task.height);
-  const [least, most] = ratios.reduce(([a, b], r) => [Math.min(a, r), Math.max(b, r)], [Infinity, 0]);
-  return ratios.length && most / least < 1.1 ? Math.min(2.4, Math.max(0.45, most)) : 1;
-})();

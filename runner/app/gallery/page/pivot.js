@@ -20,6 +20,7 @@ class Pivot {
     this.across = Math.ceil(Math.sqrt(most));
     this.down = Math.ceil(most / this.across);
     this.order = [...this.contents.keys()].sort((a, b) => a - b).flatMap((number) => this.contents.get(number));
+    this.numbers = new Map([...this.contents].flatMap(([number, tasks]) => tasks.map((task) => [task.key, number])));
     this.cells = new Map();
     this.heads = new Map();
     this.cursor = 0;
@@ -43,8 +44,10 @@ class Pivot {
     this.top.style.cssText = `left:${this.label}px;width:${wide - this.label}px;height:${HEAD}px`;
     this.side.style.cssText = `top:${HEAD}px;width:${this.label}px;height:${high - HEAD}px`;
     this.corner.style.cssText = `width:${this.label}px;height:${HEAD}px`;
+    const focused = canvas.contains(document.activeElement) && document.activeElement.task;
     this.clear();
     this.draw();
+    if (focused) this.elementOf(focused)?.focus({ preventScroll: true });
   }
 
   clear() {
@@ -89,6 +92,22 @@ class Pivot {
     canvas.append(fresh);
   }
 
+  placeOf(number) {
+    const [row, column] = this.split(number);
+    return [this.label + column * (this.width + GAP), HEAD + row * (this.height + GAP)];
+  }
+
+  first() {
+    const top = Math.floor(stage.scrollTop / (this.height + GAP)), left = Math.floor(stage.scrollLeft / (this.width + GAP));
+    return this.order.find((task) => {
+      const [row, column] = this.split(this.numbers.get(task.key));
+      return row >= top && column >= left;
+    });
+  }
+
+  taskAt(number) { return this.contents.get(number)?.[0]; }
+  elementOf(task) { return [...(this.cells.get(this.numbers.get(task.key))?.children ?? [])].find((one) => one.task?.key === task.key); }
+
   split(number) { return [Math.floor(number / this.columns.length), number % this.columns.length]; }
 
   makeHead(name) {
@@ -112,7 +131,7 @@ class Pivot {
       more.addEventListener("click", () => narrow(view.rows, this.rows[row], view.columns, this.columns[column]));
       element.append(more);
     }
-    element.style.cssText = `transform:translate(${this.label + column * (this.width + GAP)}px,${HEAD + row * (this.height + GAP)}px);` +
+    element.style.cssText = `transform:translate(${this.placeOf(number).map((pixels) => `${pixels}px`)});` +
       `width:${this.width}px;height:${this.height}px;grid-template:repeat(${this.down},1fr)/repeat(${this.across},1fr)`;
     if (number === this.cursor && element.firstElementChild) element.firstElementChild.tabIndex = 0;
     this.cells.set(number, element);
@@ -133,9 +152,16 @@ class Pivot {
     return true;
   }
 
+  point(number) {
+    canvas.querySelectorAll('.cell [tabindex="0"]').forEach((one) => { one.tabIndex = -1; });
+    const first = this.cells.get(number)?.firstElementChild;
+    if (first) first.tabIndex = 0;
+    this.cursor = number;
+  }
+
   focus(number, task = null) {
     const [row, column] = this.split(number);
-    this.cursor = number;
+    this.point(number);
     const x = column * (this.width + GAP), y = row * (this.height + GAP);
     const wide = stage.clientWidth - this.label, high = stage.clientHeight - HEAD;
     if (x < stage.scrollLeft) stage.scrollLeft = x;
@@ -143,15 +169,14 @@ class Pivot {
     if (y < stage.scrollTop) stage.scrollTop = y;
     if (y + this.height > stage.scrollTop + high) stage.scrollTop = y + this.height + PAD - high;
     this.draw();
-    const cell = this.cells.get(number), own = [...(cell?.children ?? [])];
-    canvas.querySelectorAll('.cell [tabindex="0"]').forEach((one) => { one.tabIndex = -1; });
-    const target = own.find((one) => one.task === task) || own[0];
+    const target = (task && this.elementOf(task)) || this.cells.get(number)?.firstElementChild;
     if (target) target.tabIndex = 0;
     (target || stage).focus({ preventScroll: true });
   }
 
   focusTask(task) {
-    for (const [number, tasks] of this.contents) if (tasks.includes(task)) return this.focus(number, task);
+    const number = this.numbers.get(task.key);
+    if (number !== undefined) this.focus(number, task);
   }
 
   refresh() { canvas.querySelectorAll(".tile").forEach(marked); }

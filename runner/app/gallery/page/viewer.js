@@ -53,6 +53,16 @@ function showLarge() {
   preload(large.order[large.number + 1]);
 }
 
+// The same order, as it is now; what is looked at is drawn anew only if something of it has changed.
+function renewViewer() {
+  if (!viewer.open) return;
+  const now = new Map(TASKS.map((task) => [task.key, task])), before = taskInView(), { length } = large.order;
+  large.order = large.order.map((task) => now.get(task.key)).filter(Boolean);
+  large.number = Math.max(0, large.order.indexOf(now.get(before.key)));
+  if (!large.order.length) closeViewer();
+  else if (large.order.length < length || JSON.stringify(before) !== JSON.stringify(taskInView())) showLarge();
+}
+
 function showPick() {
   const task = taskInView(), picked = picks.has(task.key);
   $("pick").textContent = picked ? "★" : "☆";
