@@ -9,13 +9,22 @@ import sys
 import pytest
 
 from runner.app.campaign import DEFAULT_CONCURRENCY
+from runner.app.views import EXPORT_COLUMNS
 from runner.core.catalog import builtin
 from runner.core.manifest import parse
 from tests.surfaces.pages import DOCS, PAGES, fields
 
 ROOT = DOCS.parent
 TUTORIAL = (DOCS / "tutorial.md").read_text()
-BLOCKS = re.findall(r"^(<!-- not run: [a-z ]+ -->\n)?```sh\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
+DATASET = (DOCS / "dataset.md").read_text()
+
+
+def sh_blocks(page):
+    """(why it is not run, lines) of each."""
+    return re.findall(r"^(<!-- not run: [a-z ]+ -->\n)?```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = sh_blocks(TUTORIAL)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -78,17 +87,29 @@ def reader(home):
     return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "COLUMNS": "200"}
 
 
-@pytest.mark.timeout(300)
-def test_the_tutorial_runs_from_its_first_line_to_its_last(reader, home):
-    script = "set -e\n" + "".join(lines for skipped, lines in BLOCKS if not skipped)
+def follow(page, reader, home):
+    """Type a whole page, and find there what it shows; all that was said."""
+    script = "set -e\n" + "".join(lines for skipped, lines in sh_blocks(page) if not skipped)
     done = subprocess.run(
         ["bash", "-c", script], cwd=home, env=reader, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
-    shown = "".join(re.findall(r"^```text\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL))
+    shown = "".join(re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     for line in shown.splitlines():
         assert re.search(re.escape(line).replace("…", ".+"), said), line
+    return said
+
+
+@pytest.mark.timeout(300)
+def test_the_page_on_data_sets_runs_and_names_every_column(reader, home):
+    follow(DATASET, reader, home)
+    assert not set(EXPORT_COLUMNS) - set(re.findall(r"`(\w+)`", DATASET))
+
+
+@pytest.mark.timeout(300)
+def test_the_tutorial_runs_from_its_first_line_to_its_last(reader, home):
+    said = follow(TUTORIAL, reader, home)
     assert "shop-drafts: 8 of 8 pictures" in said
     assert "shop-cards: 12 of 12 pictures" in said
     assert "5000 tasks: 4992 new, 0 to try again, 8 done" in said
