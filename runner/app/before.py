@@ -34,6 +34,10 @@ class Before:
     """With what the job would bring along, and the cap it would have."""
     account_cap: Cap | None = None
     """The account's cap as the ledger has it."""
+    other_accounts: tuple[str, ...] = ()
+    """Those that the ledger has, where it does not know the job's yet."""
+    brought: Spend = field(default_factory=Spend)
+    """What the job has spent under no account, and takes into the one it joins."""
     left: str | None = None
     """An account that the job was under and is no more."""
 
@@ -81,6 +85,8 @@ def _with_account(
             uncounted=shared.uncounted + uncounted,
         ),
         account_cap=None if recorded is None else recorded.cap,
+        other_accounts=() if reader is None or recorded is not None else tuple(reader.account_names()),
+        brought=brought,
         left=left,
     )
 

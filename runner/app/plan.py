@@ -69,6 +69,8 @@ def plan(
         else outlook.deadline({model: needs.batches for model, needs in found.needs_at_last.items()}, by),
         account=before.account,
         account_cap_before=before.account_cap,
+        other_accounts=before.other_accounts,
+        brought=before.brought,
         left=before.left,
         over=" and ".join(whose for whose, spend, cap in holders if not fits(spend, cap, whole)),
         difference=found.difference,

@@ -7,10 +7,13 @@ from runner.app.campaign import Campaign
 from runner.app.comparison import Carried, Difference
 from runner.app.finish import Deadline
 from runner.app.tally import Projection
-from runner.core.budget import Cap, Spend
+from runner.core.budget import Cap, Spend, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
 from runner.ledger import AccountStatus
+
+MOST_NAMES = 5
+"""Accounts that a note names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ class Plan:
     """The account as it stands, with the cap it would have."""
     account_cap_before: Cap | None = None
     """What its cap is until then; None where the ledger does not know it yet."""
+    other_accounts: tuple[str, ...] = ()
+    """Those that the ledger has, where it does not know the job's yet."""
+    brought: Spend = field(default_factory=Spend)
+    """What the job has spent under no account, and takes into the one it joins."""
     left: str | None = None
     """An account that the job was under and is no more."""
     over: str = ""
@@ -86,6 +93,17 @@ class Plan:
             )
         if self.cap_before not in {None, Cap()} and self.campaign.cap == Cap():
             notes.append("the last run of this job had a cap, this one has none: a --budget counts for one run")
+        elif self.cap_before not in {None, Cap(), self.campaign.cap}:
+            before, after = (self.cap_before or Cap()).words(), self.campaign.cap.words()
+            notes.append(f"the cap of the job goes from {before} to {after}")
+        if self.account is not None and self.other_accounts:
+            known, more = ", ".join(self.other_accounts[:MOST_NAMES]), len(self.other_accounts) - MOST_NAMES
+            known += f" and {more} more" if more > 0 else ""
+            notes.append(f"account {self.account.name} is new, with a cap of its own; this ledger has: {known}")
+        if self.account is not None and self.brought.held:
+            notes.append(
+                f"what the job holds so far, ${dollars(self.brought.held)}, joins account {self.account.name}"
+            )
         if self.account is not None and self.account_cap_before not in {None, self.account.cap}:
             before, after = (self.account_cap_before or Cap()).words(), self.account.cap.words()
             notes.append(f"the cap of account {self.account.name} goes from {before} to {after}, for all its jobs")

@@ -160,7 +160,9 @@ def _honest(status: JobStatus, runners: Mapping[str, str]) -> JobStatus:
         return status
     left, submitted = status.tasks[State.RUNNING], status.tasks[State.SUBMITTED]
     reason = f"nobody runs it; {left} requests were in flight when it died; run it again to resume"
-    if submitted and not left:
+    if not (left or submitted):
+        reason = "nobody runs it; run it again to go on"
+    elif not left:
         reason = f"nobody runs it; {submitted} tasks are in remote batches; run it again to pick them up"
     return replace(status, halted="interrupted", reason=reason)
 

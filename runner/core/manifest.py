@@ -146,7 +146,11 @@ def _manifest(
         drafts=values.get("drafts"),
         notify=values.get("notify", Notify()),
         notes=(
-            *(note for model in models for note in _model_notes(model, f"{file}:{line}", catalog)),
+            *(
+                note
+                for model in models
+                for note in _model_notes(model, f"{file}:{line}", catalog, priced="prices" in values)
+            ),
             *_keep_notes(file, values.get("keep", ()), catalog, places),
             *_limit_notes(file, limits.resolved(catalog), places),
             *_rule_notes(file, matrix, prompts),
@@ -315,7 +319,7 @@ def _output_problems(output: Located[str], matrix: Matrix) -> Iterator[Problem]:
         yield problem(output.node, str(error))
 
 
-def _model_notes(model: str, where: str, catalog: Catalog) -> Iterator[str]:
+def _model_notes(model: str, where: str, catalog: Catalog, *, priced: bool) -> Iterator[str]:
     """That the model is gone, going or not known, and what comes after it."""
     entry = catalog.find(model)
     if entry is None:
@@ -323,7 +327,8 @@ def _model_notes(model: str, where: str, catalog: Catalog) -> Iterator[str]:
         hint = f" ({near.removeprefix(': ')})" if "did you mean" in near else ""
         yield (
             f"{where}: model {model} is not in the catalog of {catalog.as_of}{hint}: "
-            "its sizes and aspects go unchecked and its prices are not known"
+            "its sizes and aspects go unchecked and its prices are "
+            + ("those of `prices:` alone, a batch at the same" if priced else "not known")
         )
     elif entry.status == "retired":
         since = f" since {entry.shutdown}" if entry.shutdown else ""

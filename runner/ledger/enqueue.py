@@ -157,8 +157,8 @@ def agreed_cap(spec: AccountSpec, recorded: Cap | None) -> Cap:
         return recorded
     raise UsageError(
         f"budget.account {spec.name}: its cap is {told.words()} here and {recorded.words()} in the ledger for all "
-        f"its jobs: write {recorded.words()} here too, or change it for all by running one that names the account "
-        f"alone (account: {spec.name}) with --budget"
+        f"its jobs: write {recorded.words()} here too, or change it for all with --budget, where a manifest has "
+        f"`account: {spec.name}` and no cap below it"
     )
 
 

@@ -362,6 +362,11 @@ def _account(connection: Connection, row: RowMapping) -> AccountStatus:
     return AccountStatus(row["name"], cap_of(row), spend_of(row), row["unpriced"], row["uncounted"], tuple(jobs))
 
 
+def account_names(connection: Connection) -> list[str]:
+    """All accounts, by name."""
+    return list(connection.scalars(select(accounts.c.name).order_by(accounts.c.name)))
+
+
 def under_no_account(connection: Connection, name: str) -> Spend:
     """What the job has spent under no account; nothing for a job the ledger does not know."""
     mine = select(job.c.id).where(job.c.name == name).scalar_subquery()

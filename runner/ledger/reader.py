@@ -115,6 +115,10 @@ class Reader:
         """An account with its cap, its spend and its jobs; None if there is none of that name."""
         return self._ask(queries.account, name)
 
+    def account_names(self) -> list[str]:
+        """All accounts, by name."""
+        return self._ask(queries.account_names)
+
     def account_recount(self, name: str) -> tuple[Spend, int, int]:
         """Spend, unpriced and uncounted of an account from the rows they count; reads them all."""
         return self._ask(queries.account_recount, name)

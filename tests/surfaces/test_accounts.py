@@ -102,6 +102,22 @@ def test_an_account_nobody_knows_needs_a_cap(live, write, home, verb):
     assert [path.name for path in home.iterdir()] == ["one.yaml"]
 
 
+def test_a_slip_in_the_name_of_an_account_does_not_pass_unseen(live, write):
+    assert "is new" not in live("run", write("one")).err
+    slip = write("two", "budget: {usd: 1, account: acne}")
+    note = "note: account acne is new, with a cap of its own; this ledger has: acme"
+    assert (note in live("plan", slip).out, note in live("run", slip).err) == (True, True)
+    assert "is new" not in live("plan", slip).out
+
+
+def test_caps_that_change_and_money_that_joins_are_said(live, write):
+    live("run", write("one", "budget: {usd: 1}"))
+    spent = json.loads(live("status", "one", "--json").out)["spend"]["usd"]
+    raised = live("plan", write("one", "budget: {usd: 2, account: acme}")).out
+    assert "note: the cap of the job goes from $1.00 to $2.00\n" in raised
+    assert f"note: what the job holds so far, ${spent}, joins account acme\n" in raised
+
+
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_another_cap_for_a_known_account_is_refused_and_nothing_recorded(live, write, home, verb):
     live("run", write("one"))
