@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.core.budget import about
+
 INPUT, TEXT, IMAGE = 250, 1_500, 60_000
 """Nano-dollars a token, from the owner's price sheet."""
 
@@ -167,8 +169,9 @@ def test_on_exceed_refuse_starts_nothing(live, manifest, bought):
     assert (result.code, answer["halted"]) == (3, "budget")
     assert not bought()
     plain = live("run", "j.yaml")
-    worst = json.loads(live("plan", "j.yaml", "--json").out)["projected"]["max_usd"]
-    assert f"halted (budget): 2 tasks to buy: likely $0.090691, up to ${worst}; cap $0.05" in plain.err
+    worst = Decimal(json.loads(live("plan", "j.yaml", "--json").out)["projected"]["max_usd"])
+    shown = about(int(worst * 10**9))
+    assert f"halted (budget): 2 tasks to buy: likely $0.0907, up to ${shown}; cap $0.05" in plain.err
     assert "on_exceed is refuse\nto go on, raise the cap (--budget: dollars) and run again" in plain.err
 
 
