@@ -152,6 +152,7 @@ class World:
         for attempt in self.attempts:
             if attempt not in long_ago:
                 self.log.show(attempt.facts())
+        self.log.advance(self.now)  # as the ledger does: what was shown late may count no longer
 
     def claim(self, model: str, reserved: Need, final: Need, delay_s: float, latency_s: float, *, leaves=True):
         number, sends_at = len(self.attempts), self.now + delay_s
