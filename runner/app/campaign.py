@@ -1,7 +1,7 @@
 """A manifest made ready: read, priced, expanded. Writes nothing; what a run of it would do is `plan`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -225,9 +225,9 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
     cap = Cap(manifest.budget.cap_nanos, manifest.budget.cap_image_tokens)
     if options.budget is not None:
         cap = replace(cap, nanos=budget_nanos(options.budget))
-    notes = manifest.notes
+    notes = (*manifest.notes, *specs.blanks)
     if specs.repeating:
-        notes = (*notes, _repeats(specs))
+        notes = (*notes, *_repeats(specs))
     return Campaign(
         manifest=manifest,
         models=models,
@@ -248,16 +248,20 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
     )
 
 
-def _repeats(specs: Expansion) -> str:
-    """That requests are bought more than once, and why, where axes are the reason."""
+def _repeats(specs: Expansion) -> Iterator[str]:
+    """That requests are bought more than once, and why: axes that say nothing, prompts that stand there twice."""
     same, idle = specs.repeating, specs.idle_axes
     repeat = "1 task repeats" if same == 1 else f"{same} tasks repeat"
     said = f"{repeat} the request of another, each a picture of its own"
+    prompts = specs.repeated_prompts
     if not idle:
-        return said
+        yield f"{said}: {prompts}" if prompts.first else said
+        return
     named, many = listed([f"{{{name}}}" for name in idle], "and"), len(idle) > 1
     axes = f"{'axes' if many else 'axis'} {listed(idle, 'and')} {'change' if many else 'changes'} nothing there"
-    return f"{said}: {axes}; put {named} into the text, or leave {'them' if many else 'it'} out"
+    yield f"{said}: {axes}; put {named} into the text, or leave {'them' if many else 'it'} out"
+    if prompts.first:
+        yield f"prompts repeat as well: {prompts}"
 
 
 def _sheets(manifest: Manifest, entry: Model | None, bought_on: Lane) -> dict[Lane, PriceSheet]:

@@ -53,6 +53,18 @@ def test_a_plan_buys_nothing_and_changes_nothing(live, manifest, home, bought):
     assert not bought()
 
 
+def test_a_plan_and_a_run_tell_what_is_empty_and_what_repeats(live, manifest, home):
+    (home / "p.csv").write_text("animal,hour\nox,dusk\nox,\nox,dusk\n")
+    path = manifest(prompts="[{from: p.csv, text: '{animal} at {hour}'}]")
+    told = [
+        "p.csv:3: {hour} is empty in 'ox at '",
+        "1 task repeats the request of another, each a picture of its own: p.csv:4 asks for what p.csv:2 does",
+    ]
+    planned, ran = live("plan", path, "--json"), live("run", path)
+    assert json.loads(planned.out)["notes"][-2:] == told
+    assert all(f"note: {line}\n" in ran.err for line in told)
+
+
 def test_a_plan_that_does_not_fit_says_so(live, manifest):
     result = live("plan", manifest("budget: {usd: 0.05}"))
     assert result.code == 3
