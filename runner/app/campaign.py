@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.adapters.material import Material
-from runner.adapters.storage import largest_bytes
+from runner.adapters.pictures import largest_bytes, usual_bytes
 from runner.app.settings import Options, Settings, budget_nanos
 from runner.core.batching import both
 from runner.core.budget import Cap, dollars
@@ -54,6 +54,8 @@ class Worth:
     batch: Cost
     need: Need
     """Of the limits of the standard lane, probably."""
+    picture_bytes: int
+    """Of its picture on the disk, probably."""
 
     def on(self, lane: Lane) -> Cost:
         """The cost on a lane; `auto` may always come to the standard lane."""
@@ -121,7 +123,7 @@ class Campaign:
 
     def _bytes(self, model: str, size: str, aspect: str) -> int:
         entry = self.models.get(model) or builtin().find(model)
-        return largest_bytes(None if entry is None else entry.pixels.get((size, aspect)), size)
+        return largest_bytes(_pixels(entry, size, aspect), size)
 
     def usual(self, mix: Mapping[Cell, int]) -> Need:
         """What a usual request takes, where so many tasks of each cell are left."""
@@ -171,7 +173,12 @@ class Campaign:
         )
         tokens = _input_tokens(self.sheet(model), size_bytes, references)
         need = Need(tokens, 1, standard.likely or 0, self.answer_bytes(model, size, aspect))
-        return Worth(standard, batch, need)
+        entry = self.models.get(model) or builtin().find(model)
+        return Worth(standard, batch, need, usual_bytes(_pixels(entry, size, aspect), size))
+
+
+def _pixels(entry: Model | None, size: str, aspect: str) -> tuple[int, int] | None:
+    return None if entry is None else entry.pixels.get((size, aspect))
 
 
 def cost_of(

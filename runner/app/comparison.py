@@ -124,6 +124,8 @@ class Comparison:
         self.new = self.retry = self.done = self.submitted = self.kept = 0
         self.lanes: dict[Lane, Projection] = {"standard": Projection(), "batch": Projection()}
         """What all that is to buy would cost on one lane alone."""
+        self.picture_bytes = 0
+        """What all pictures that are still to come probably take."""
         self.likely = Sum()
         self.batched = Needs(len(campaign.specs))
         """Of what would go as batches, of all models: dollars alone."""
@@ -197,13 +199,15 @@ class Comparison:
     def _submitted(self, spec: TaskSpec) -> None:
         """Its batch has its reservation already; before a deadline it may be bought once more."""
         self.submitted += 1
+        worth = self._campaign.worth(spec)
+        self.picture_bytes += worth.picture_bytes
         if self._campaign.deadline_utc is not None:
-            worth = self._campaign.worth(spec)
             self.worst.hold(worth.standard.quote)
             self._need(self.needs_at_last, spec, worth)
 
     def _buy(self, spec: TaskSpec) -> None:
         worth = self._campaign.worth(spec)
+        self.picture_bytes += worth.picture_bytes
         for lane, projection in self.lanes.items():
             projection.add(worth.on(lane))
         quote = self._campaign.at_worst(worth)

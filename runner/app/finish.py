@@ -26,6 +26,10 @@ class Deadline:
     standard_from_utc: float | None
     """When batches have to be cancelled at the latest so that the standard lane can buy all of it in time; None
     where it could not even if it began now."""
+    left_s: float
+    """From now on."""
+    needed_s: float
+    """By the standard lane for all of it, begun now; infinity: it is never done."""
 
     @property
     def feasible(self) -> bool:
@@ -81,9 +85,11 @@ class Outlook:
         def in_time(start: float) -> bool:
             return start <= standard_from(by_utc, _seconds(self._from(models, start)))
 
-        if now + _seconds(self._from(models, now)) > by_utc:
-            return Deadline(by_utc, None)
-        return Deadline(by_utc, latest(in_time, now, by_utc) if in_time(now) else now)
+        needed_s = _seconds(self._from(models, now))
+        begin = None
+        if now + needed_s <= by_utc:
+            begin = latest(in_time, now, by_utc) if in_time(now) else now
+        return Deadline(by_utc, begin, by_utc - now, needed_s)
 
     def _models(self, needs: Mapping[str, Sequence[Batch]], more_nanos: int) -> list[_Model]:
         """With so much more, or less, counted in the month."""

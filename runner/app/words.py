@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
-from math import ceil
 from typing import Any
 
+from runner.app.figures import duration, local_time
 from runner.app.planned import Plan
 from runner.app.settings import Options, command_line
 from runner.core.budget import Cap, about, dollars
@@ -59,17 +58,12 @@ def deadline_line(plan: Plan) -> str | None:
     deadline = plan.deadline
     if deadline is None:
         return None
-    by = _local(deadline.by_utc)
+    by = local_time(deadline.by_utc)
     if deadline.standard_from_utc is None:
         return f"by {by}: not even the standard lane alone would be done in time"
     worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
-    at = _local(deadline.standard_from_utc)
+    at = local_time(deadline.standard_from_utc)
     return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
-
-
-def _local(utc: float) -> str:
-    """To the second before, in this machine's time, with its offset."""
-    return datetime.fromtimestamp(int(utc)).astimezone().isoformat(" ")
 
 
 def next_lines(result: Mapping[str, Any], options: Options) -> Iterator[str]:
@@ -143,10 +137,3 @@ BINDING_WORDS: Mapping[Binding, str] = {
 def binding_words(cause: Binding, said: str) -> str:
     """What holds back, and what more is known of it: `requests a minute (60 requests a minute)`."""
     return BINDING_WORDS[cause] if said in {"", BINDING_WORDS[cause]} else f"{BINDING_WORDS[cause]} ({said})"
-
-
-def duration(seconds: float) -> str:
-    """`2 d 3:04:05`, `0:00:12`."""
-    days, rest = divmod(ceil(seconds), 86_400)
-    clock = str(timedelta(seconds=rest))
-    return f"{days} d {clock}" if days else clock

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.plan import Plan, binding_words, duration, finish_line, held_words, price_line
+from runner.app.figures import duration
+from runner.app.plan import Plan, binding_words, finish_line, held_words, price_line
 from runner.app.prune import Pruned
 from runner.app.running import RECENT_S, Watched
 from runner.core.budget import about, dollars

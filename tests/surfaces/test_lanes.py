@@ -1,5 +1,6 @@
 """What a plan says of the lanes, of a deadline, and of tasks that are in batches."""
 
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -178,8 +179,15 @@ def test_a_deadline_that_cannot_be_met_is_noted(manifest):
     plan = planned(manifest("lane: auto\nvariants: 31\nlimits: {rpm: 1}"), by=in_hours(0.25))
     assert plan_object(plan)["deadline"]["standard_from"] is None
     assert not plan_object(plan)["deadline"]["feasible"]
-    assert any("even the standard lane alone would not be done by then" in note for note in plan.notes)
+    (told,) = (note for note in plan.notes if "not in time" in note)
+    assert re.search(r"even the standard lane alone needs 1:01:\d\d from now on, and 0:1[45]:\d\d is left", told)
     assert any("not even the standard lane alone" in line for line in lines(plan))
+
+
+def test_a_deadline_under_limits_that_never_let_it_be_done_is_noted(manifest):
+    path = manifest("lane: auto\nvariants: 9\nlimits: {spend_usd_per_month: 0.06}")
+    (told,) = (note for note in planned(path, by=in_hours(1)).notes if "not in time" in note)
+    assert "even the standard lane alone is never done, and 1:00:00 is left until 20" in told
 
 
 @pytest.mark.parametrize(
