@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.adapters.material import Material
 from runner.adapters.pictures import largest_bytes, usual_bytes
 from runner.app.settings import Options, Settings, budget_nanos
-from runner.core.batching import both
+from runner.core.batching import Load, both
 from runner.core.budget import Cap, dollars
 from runner.core.catalog import Catalog, Model, Prices, builtin
 from runner.core.errors import OutputError, UsageError
@@ -104,6 +104,17 @@ class Campaign:
         entry = self.models.get(model) or builtin().find(model)
         documented = {} if entry is None else entry.batch_tokens
         return self.manifest.batch.tokens or documented.get(self.manifest.limits.tier or FIRST_TIER)
+
+    def batch_load(self, model: str) -> Load:
+        """How large a batch of a model may be, and how much of them open at once."""
+        batch = self.manifest.batch
+        return Load(
+            lines=batch.lines,
+            bytes=batch.output_bytes,
+            tokens=self.batch_tokens(model),
+            jobs=batch.jobs,
+            least=batch.least if self.lane == "auto" else 1,
+        )
 
     @property
     def has_references(self) -> bool:

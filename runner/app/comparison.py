@@ -13,6 +13,7 @@ from runner.adapters.library import INLINE_BYTES
 from runner.app.before import Way
 from runner.app.campaign import Campaign, Worth, plus
 from runner.app.tally import Alike, Cut, Needs, Projection, Sum
+from runner.core.batching import Queue
 from runner.core.grammar import Lane
 from runner.core.keys import key
 from runner.core.lifecycle import State
@@ -129,6 +130,8 @@ class Comparison:
         self.likely = Sum()
         self.batched = Needs(len(campaign.specs))
         """Of what would go as batches, of all models: dollars alone."""
+        self.queues: dict[str, Queue] = {}
+        """The same by model, for what may be open at once."""
         self.worst = Projection()
         """All that may be held at once: with a deadline one try on each lane. Nothing of it is likely."""
         self.cuts, self.difference = cuts, Difference()
@@ -226,6 +229,8 @@ class Comparison:
         self.likely.add(worth.on(lane).likely)
         if lane == "batch":
             self.batched.add(Need(nanos=worth.batch.likely or 0))
+            queue = self.queues.setdefault(spec.recipe.model, Queue())
+            queue.add(worth.batch.quote.input_tokens, worth.need.bytes)
         else:
             self._need(self.needs, spec, worth)
 

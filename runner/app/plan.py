@@ -56,6 +56,7 @@ def plan(
         worst_nanos=found.worst.worst_nanos,
         image_tokens=found.lanes["standard"].image_tokens,
         batched=sum(one.count for one in batched),
+        queues=found.queues,
         lanes=found.lanes,
         spend=before.spend,
         cut_after=min((cut.after for cut in found.cuts if cut.after is not None), default=None),

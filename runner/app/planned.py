@@ -9,6 +9,7 @@ from runner.app.comparison import Carried, Difference
 from runner.app.figures import duration, local_time, size
 from runner.app.finish import Deadline
 from runner.app.tally import Projection
+from runner.core.batching import Queue
 from runner.core.budget import Cap, Spend, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
@@ -38,6 +39,8 @@ class Plan:
     """One try each."""
     batched: int
     """Of the tasks to buy those that would go as batches."""
+    queues: Mapping[str, Queue]
+    """These by model."""
     lanes: Mapping[Lane, Projection]
     """What all that is to buy would cost on `standard` or `batch` alone."""
     spend: Spend

@@ -31,7 +31,7 @@ from runner.engine.deadline import Deadline
 from runner.engine.pool import BatchTerms, Ending, Pool, Terms
 from runner.engine.ports import References
 from runner.engine.rescue import Rescue, Rescued
-from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, Load, OutcomeRow, Reader, Wish
+from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader, Wish
 
 log = logging.getLogger("bulkrender")
 
@@ -276,7 +276,7 @@ class JobRun:
         return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs)
 
     def _batch_terms(self, model: str) -> BatchTerms:
-        campaign, batch = self.campaign, self.campaign.manifest.batch
+        campaign = self.campaign
         return BatchTerms(
             job=campaign.job,
             wish=self._wish(model),
@@ -284,13 +284,7 @@ class JobRun:
             cap=campaign.cap,
             retry=campaign.manifest.retry,
             picture_bytes=campaign.picture_bytes,
-            load=Load(
-                lines=batch.lines,
-                bytes=batch.output_bytes,
-                tokens=campaign.batch_tokens(model),
-                jobs=batch.jobs,
-                least=batch.least if campaign.lane == "auto" else 1,
-            ),
+            load=campaign.batch_load(model),
             weigh=partial(campaign.answer_bytes, model),
         )
 

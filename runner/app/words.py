@@ -91,13 +91,29 @@ def held_words(account: AccountStatus) -> str:
 
 def finish_line(plan: Plan) -> str | None:
     """When it would be done, and what makes it take so long; None where there is nothing to buy."""
-    remote = f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    remote = _batches_line(plan)
     if plan.batches is not None and plan.batches.stopped_by == "month":
         remote = f"{_month_line(plan.batches, plan.batched)} that go as batches"
     if plan.finish is None:
         return remote if plan.batched else None
     standard = _standard_line(plan.finish, plan.to_buy - plan.batched)
     return f"{standard}; {remote}" if plan.batched else standard
+
+
+def _batches_line(plan: Plan) -> str:
+    """How long what goes as batches takes: not all of it may be enqueued at once."""
+    turns, shares = 1, list[str]()
+    for model, queue in plan.queues.items():
+        load = plan.campaign.batch_load(model)
+        most, field = queue.at_once(load)
+        turns = max(turns, -(-queue.lines // most))
+        if field:
+            whose = f" of {model}" if len(plan.queues) > 1 else ""
+            shares.append(f"some {most} at a time{whose} (batch.{field}: {getattr(load, field)})")
+    if turns == 1:
+        return f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    share = f"{plan.batched} tasks go as batches, {', '.join(shares)}"
+    return f"{share}: {turns} turns, each done within a day as a rule, after two at the latest"
 
 
 def _standard_line(finish: Forecast, tasks: int) -> str:

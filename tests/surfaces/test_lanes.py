@@ -109,6 +109,27 @@ def test_the_table_marks_the_chosen_lane(command, manifest):
     assert "2 tasks go as batches: done within a day as a rule, after two at the latest" in printed
 
 
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (
+            "tokens: 130",
+            "40 tasks go as batches, some 26 at a time (batch.tokens: 130): 2 turns, each done within a",
+        ),
+        (
+            "tokens: 1",
+            "40 tasks go as batches, some 1 at a time (batch.tokens: 1): 40 turns, each done within a day",
+        ),
+        ("tokens: 240", "40 tasks go as batches: done within a day as a rule"),
+        ("lines: 4, jobs: 5", "some 20 at a time (batch.jobs: 5): 2 turns, each done"),
+        ("output_mb: 50, jobs: 1", "some 8 at a time (batch.jobs: 1): 5 turns, each done"),
+    ],
+)
+def test_what_may_not_be_enqueued_at_once_takes_turns(manifest, batch, said):
+    plan = planned(manifest(f"variants: 20\nbatch: {{{batch}}}"), lane="batch")
+    assert any(said in line for line in lines(plan)), lines(plan)
+
+
 def test_a_lane_without_prices_is_not_free(manifest):
     path = manifest()
     path.write_text(path.read_text().replace("gemini-3.1-flash-image-preview", "some-router/model"))
