@@ -22,7 +22,14 @@ from runner.app.recorded import config_of
 from runner.app.settings import Settings
 from runner.app.signals import heed_signals
 from runner.core.catalog import builtin
-from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
+from runner.core.errors import (
+    DeclinedError,
+    InterruptedRunError,
+    LocalFailureError,
+    OutputError,
+    RunnerError,
+    UsageError,
+)
 from runner.core.forecast import Batch
 from runner.core.lifecycle import State
 from runner.core.task import Cell, TaskSpec
@@ -158,7 +165,9 @@ class JobRun:
         except RunnerError as error:
             return error
         except KeyboardInterrupt:
-            return InterruptedRunError("interrupted at the question; nothing was bought")
+            return DeclinedError(
+                "interrupted at the question; nothing was bought", exit_code=InterruptedRunError.exit_code
+            )
 
     async def prepare(self) -> bool:
         """Mend, plan, ask, record, arrange. False: nothing is to be bought now, and the ledger says why."""
@@ -190,7 +199,7 @@ class JobRun:
         if not self.face.announce(
             planned, ask=not (self.settings.sandbox or self.settings.options.yes or refused)
         ):
-            raise UsageError("not confirmed: nothing was recorded and nothing was bought")
+            raise DeclinedError("not confirmed: nothing was recorded and nothing was bought")
         self._uploads = planned.uploads
         await self._arrange(await self._record())
         if refused:
