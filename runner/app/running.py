@@ -263,7 +263,7 @@ class JobRun:
             batch_references=batched,
             job=campaign.job,
             detach=options.detach,
-            deadline=None if by_utc is None else Deadline(by_utc, self.clock, self._standard_s),
+            deadline=None if by_utc is None else Deadline(by_utc, self.clock, partial(self._standard_s, by_utc)),
         )
 
     def status(self) -> JobStatus:
@@ -276,13 +276,13 @@ class JobRun:
         remember = partial(self.ledger.remember, endpoint)
         return library(self.campaign, self.clients.files, self.clock, self._uploads, held, remember, inline=inline)
 
-    def _standard_s(self) -> float:
-        """Seconds that the standard lane would need for all that has not ended; infinity: it cannot be done."""
+    def _standard_s(self, by_utc: float) -> float | None:
+        """Seconds that the standard lane would need for what has not ended, as much of it as can be in time."""
         campaign, reader = self.campaign, self.ledger.reader
         needs: dict[str, list[Batch]] = {model: [] for model in campaign.models}
         for cell, count in reader.left_to_buy(campaign.job, submitted=True).items():
             needs[cell[0]].append(Batch(count, campaign.usual({cell: count})))
-        return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs)
+        return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs, by_utc)
 
     def _batch_terms(self, model: str) -> BatchTerms:
         campaign = self.campaign

@@ -4,6 +4,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -17,6 +18,7 @@ from runner.app.reports import plan_manifest, plan_object
 from runner.app.settings import Options, deadline, resolve
 from runner.app.tally import Alike
 from runner.cli.tables import plan_table
+from runner.core.calendar import PACIFIC
 from runner.core.deadline import CANCEL_S, SPARE, standard_from
 from runner.core.errors import UsageError
 from runner.core.forecast import Batch
@@ -181,10 +183,33 @@ def test_a_run_takes_its_batches_back_when_the_plan_said(manifest):
     left = {cell[0]: [Batch(31, plan.campaign.usual({cell: 31}))]}
     by, said = plan.deadline.by_utc, plan.deadline.standard_from_utc
 
-    def short(now):
-        return now >= standard_from(by, Outlook(plan.campaign, None, settings, now).needed_s(left))
+    def short(now: float) -> bool:
+        needed_s = Outlook(plan.campaign, None, settings, now).needed_s(left, by)
+        assert needed_s is not None
+        return now >= standard_from(by, needed_s)
 
     assert (short(said - 1), short(said + NEAR_S + 1)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "least_s", "most_s"),
+    [
+        ("{rpm: 1}", 3_600 - 60, 3_600),  # all the time there is, for a part of it
+        ("{rpm: 60, rpd: 30}", 0, 60),  # no longer than for the thirty that the day lets through
+        ("{rpm: 60, spend_usd_per_month: 1}", 0, 60),
+        ("{rpm: 60, spend_usd_per_month: 0.01}", None, None),
+    ],
+)
+def test_a_lane_that_can_buy_only_a_part_in_time_needs_what_that_part_takes(manifest, limits, least_s, most_s):
+    plan = planned(manifest(f"lane: auto\nvariants: 500\nlimits: {limits}", prompts="[a]"), by=in_hours(100))
+    settings, cell = resolve(Options(sandbox=True), {}), ("gemini-3.1-flash-image-preview", "512", "1:1")
+    left = {cell[0]: [Batch(500, plan.campaign.usual({cell: 500}))]}
+    noon = datetime(2026, 11, 30, 12, tzinfo=PACIFIC).timestamp()
+    needed_s = Outlook(plan.campaign, None, settings, noon).needed_s(left, noon + 3_600)
+    if least_s is None:
+        assert needed_s is None
+    else:
+        assert least_s <= needed_s <= most_s
 
 
 def test_a_day_that_turns_before_the_deadline_is_counted(manifest):
