@@ -1,23 +1,27 @@
-"""Refused and failed tasks go back into the queue, once somebody has heard what they will cost. Buys nothing."""
+"""Tasks go back into the queue, once somebody has heard what they will cost. Buys nothing.
+
+Those that were refused or failed; or, if that is said, those whose pictures were paid for and are lost since.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import anyio
 
+from runner.adapters.storage import FolderStore
 from runner.app.campaign import Cost, cost_of, plus
 from runner.app.choice import MOST_VALUES, SHORTEST, Chosen, condition, hits, values_of
 from runner.app.pricebook import PriceBook, price_book
 from runner.app.promote import run_command
-from runner.app.settings import Options, resolve
+from runner.app.settings import Options, output_folder, resolve
 from runner.app.views import Json, cap_object
 from runner.core.budget import Cap, Spend, about, dollars, fits
 from runner.core.errors import UsageError
-from runner.core.lifecycle import State
+from runner.core.lifecycle import GONE, State
 from runner.core.pricing import Quote, Sight, seen_at
 from runner.core.shape import guess, listed
 from runner.ledger import JobStatus, Ledger, Reader, TaskRecord
@@ -35,6 +39,8 @@ class Selection:
     """`AXIS=VALUE`."""
     keys: tuple[str, ...] = ()
     """A key, the start of one, or a path."""
+    gone: bool = False
+    """Of those that succeeded the ones whose picture is no longer on disk, instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class Retried:
     image_tokens: int | None = 0
     unknown_nanos: int | None = 0
     """What earlier attempts of them hold, and go on holding."""
+    paid_nanos: int | None = 0
+    """What pictures of them that are lost have cost."""
     cap: Cap = field(default_factory=Cap)
     over: tuple[str, ...] = ()
     """Whose cap they would pass at worst."""
@@ -81,13 +89,16 @@ def retry(
     with Ledger.open(settings.database, settings.kind, now_utc=time.time()) as ledger:
         _refuse_unknown_job(ledger.reader, job)
         with ledger.lock_job(job):
-            tasks = choose(ledger.reader, job, selection)
+            tasks = choose(ledger.reader, job, selection, options)
             found = _priced(ledger.reader, job, tasks, options)
             if not tasks:
                 return found
             if not agree(found):
                 raise UsageError("not confirmed: nothing was put back")
-            anyio.run(partial(ledger.retry, job, [task.key for task in tasks], now=time.time()))
+            if selection.gone:
+                _drop_sidecars(_store(ledger.reader, job, options), tasks)
+            keys = [task.key for task in tasks]
+            anyio.run(partial(ledger.retry, job, keys, now=time.time(), gone=selection.gone))
             return found
 
 
@@ -100,14 +111,19 @@ def _refuse_unknown_job(reader: Reader, job: str) -> None:
 # --- which ---
 
 
-def choose(reader: Reader, job: str, selection: Selection) -> list[TaskRecord]:
-    """The tasks that are meant, in the manifest's order; none only if nothing was refused and nothing failed."""
+def choose(reader: Reader, job: str, selection: Selection, options: Options) -> list[TaskRecord]:
+    """The tasks that are meant, in the manifest's order; none only if there is nothing of their kind at all."""
+    if selection.gone and (selection.states or selection.reasons):
+        raise UsageError("--gone is about tasks that succeeded: leave --state and --reason out")
     for state in selection.states:
         if state not in AGAIN:
             raise UsageError(f"--state {state}: only {listed(AGAIN)} tasks can be tried again")
     conditions = [condition(text) for text in selection.where]
-    named = _named(reader, job, selection.keys)
-    ended = [task for task in reader.tasks(job) if task.state in AGAIN]
+    named = _named(reader, job, selection.keys, (State.SUCCEEDED,) if selection.gone else AGAIN)
+    if selection.gone:
+        ended = _gone(reader, job, options, narrowed=bool(named or conditions))
+    else:
+        ended = [task for task in reader.tasks(job) if task.state in AGAIN]
     if not ended:
         return []
     _refuse_unknown_values(ended, selection, conditions)
@@ -124,18 +140,47 @@ def choose(reader: Reader, job: str, selection: Selection) -> list[TaskRecord]:
     return chosen
 
 
-def _named(reader: Reader, job: str, words: Sequence[str]) -> set[str]:
+def _gone(reader: Reader, job: str, options: Options, *, narrowed: bool) -> list[TaskRecord]:
+    """Those that succeeded and whose pictures are not there.
+
+    A disk that is not mounted must not look like 5,000 pictures to buy again: if all are missing, UsageError
+    unless the choice is `narrowed`.
+    """
+    made = [task for task in reader.tasks(job) if task.state is State.SUCCEEDED]
+    store = _store(reader, job, options)
+    missing = set(store.missing([task.path for task in made if task.path]))
+    if made and len(missing) == len(made) and not narrowed:
+        raise UsageError(
+            f"{store.root}: none of the {len(made)} pictures of job {job} is there. Mount the disk, or name the "
+            "right folder with --output; if all are lost, say by --where or --key which to buy again"
+        )
+    return [task for task in made if task.path in missing]
+
+
+def _store(reader: Reader, job: str, options: Options) -> FolderStore:
+    recorded = reader.status(job, since_utc=0).output_root
+    return FolderStore(Path(recorded) if options.output is None else output_folder(options.output))
+
+
+def _drop_sidecars(store: FolderStore, tasks: Sequence[TaskRecord]) -> None:
+    """Before the ledger forgets where they lie: what a lost picture has left would be in the new one's way."""
+    for task in tasks:
+        if task.path is not None:
+            store.supersede(task.key, task.path)
+
+
+def _named(reader: Reader, job: str, words: Sequence[str], states: Collection[State]) -> set[str]:
     """The keys that are meant; UsageError with everything that is wrong with them at once."""
     if not words:
         return set()
     found = hits(reader.tasks(job, orphaned=True), set(words))
-    problems = [f"--key {word}: {why}" for word in words if (why := _why_not(job, found[word]))]
+    problems = [f"--key {word}: {why}" for word in words if (why := _why_not(job, found[word], states))]
     if problems:
         raise UsageError("\n".join(problems))
     return {found[word][0].key for word in words}
 
 
-def _why_not(job: str, found: Sequence[TaskRecord]) -> str | None:
+def _why_not(job: str, found: Sequence[TaskRecord], states: Collection[State]) -> str | None:
     if not found:
         return f"job {job} has no such task: expected its key, {SHORTEST} or more characters of it, or its path"
     if len(found) > 1:
@@ -143,7 +188,10 @@ def _why_not(job: str, found: Sequence[TaskRecord]) -> str | None:
     [task] = found
     if not task.live:
         return "the manifest no longer names it: put it back there, and run that"
-    return None if task.state in AGAIN else f"is {task.state.value}: only {listed(AGAIN)} tasks can be tried again"
+    if task.state in states:
+        return None
+    lost = "; with --gone one that succeeded, and whose picture is lost" if task.state is State.SUCCEEDED else ""
+    return f"is {task.state.value}: only {listed(states)} tasks can be tried again{lost}"
 
 
 def _refuse_unknown_values(
@@ -164,7 +212,11 @@ def _what_there_is(ended: Sequence[TaskRecord]) -> str:
 
 
 def _kinds(tasks: Sequence[TaskRecord]) -> Mapping[tuple[State, str], int]:
-    return dict(Counter((task.state, task.reason) for task in tasks).most_common())
+    return dict(Counter((task.state, _reason(task)) for task in tasks).most_common())
+
+
+def _reason(task: TaskRecord) -> str:
+    return GONE if task.state is State.SUCCEEDED else task.reason
 
 
 def _words(kinds: Mapping[tuple[State, str], int]) -> Iterator[str]:
@@ -181,12 +233,14 @@ def _priced(reader: Reader, job: str, tasks: Sequence[TaskRecord], options: Opti
     worst: int | None = 0
     image_tokens: int | None = 0
     unknown: int | None = 0
+    paid: int | None = 0
     seen = reader.seen()
     for one in _chosen(reader, job, tasks):
         worth = _worth(one, book, seen)
         likely, worst = plus(likely, worth.likely), plus(worst, worth.quote.nanos)
         image_tokens = plus(image_tokens, worth.quote.image_tokens)
         unknown = plus(unknown, one.task.unknown_nanos)
+        paid = plus(paid, one.task.cost_nanos if one.task.state is State.SUCCEEDED else 0)
     manifest = status.config.get("manifest")
     return Retried(
         job=job,
@@ -196,6 +250,7 @@ def _priced(reader: Reader, job: str, tasks: Sequence[TaskRecord], options: Opti
         worst_nanos=worst,
         image_tokens=image_tokens,
         unknown_nanos=unknown,
+        paid_nanos=paid,
         cap=status.cap,
         over=tuple(_over(status, Quote(worst, image_tokens, 0, 0))),
         command=run_command(Path(str(manifest)), options) if manifest else "",
@@ -236,6 +291,9 @@ def lines(found: Retried) -> Iterator[str]:
         yield "  what they cost is not known: no prices"
     else:
         yield f"  at one try each likely ${about(found.likely_nanos)}, up to ${about(found.worst_nanos)}"
+    if found.paid_nanos:
+        paid = dollars(found.paid_nanos)
+        yield f"  their pictures were paid for and are lost: ${paid} stays spent; to put back a copy is free"
     if found.unknown_nanos:
         held = dollars(found.unknown_nanos)
         yield f"  earlier requests for them may have been bought: ${held} stays held, and they may be bought twice"

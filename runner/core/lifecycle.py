@@ -55,6 +55,10 @@ class Verdict(StrEnum):
     """It was not."""
 
 
+GONE = "gone"
+"""Recorded as the outcome of an attempt whose picture came, and of which a person said later that it is lost."""
+
+
 class BatchState(StrEnum):
     """How far the submission of tasks as one remote batch job is."""
 

@@ -2,14 +2,14 @@
 
 from sqlalchemy import Connection, case, func, select
 
-from runner.core.lifecycle import AttemptState
+from runner.core.lifecycle import GONE, AttemptState
 from runner.ledger.batch_facts import BatchRecord, BatchTally
 from runner.ledger.batches import IS_OPEN, RECORDS, record_of
 from runner.ledger.facts import Claimed
 from runner.ledger.models import attempt, batch, job
 from runner.ledger.queries import in_flight, job_id
 
-_ANSWERED = ("made", "refused", "unusable", "unstored")
+_ANSWERED = ("made", GONE, "refused", "unusable", "unstored")
 """Outcomes with an answer of the provider."""
 
 

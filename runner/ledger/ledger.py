@@ -357,9 +357,12 @@ class Ledger:
             )
         )
 
-    async def retry(self, job: str, keys: Collection[str], *, now: float) -> int:
-        """Put those refused and failed tasks back with fresh tries; returns how many were."""
-        return await self._writer.run(partial(retry, name=job, keys=keys, now=now))
+    async def retry(self, job: str, keys: Collection[str], *, now: float, gone: bool = False) -> int:
+        """Put those refused and failed tasks back with fresh tries; returns how many were.
+
+        With `gone` those that succeeded, and whose pictures are lost.
+        """
+        return await self._writer.run(partial(retry, name=job, keys=keys, now=now, gone=gone))
 
     async def resolve(
         self, job: str, tokens: Collection[str], verdict: Verdict, why: str, *, now: float

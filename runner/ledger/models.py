@@ -381,7 +381,7 @@ class AttemptRow(SQLModel, table=True):
     ended_at: float | None = Field(default=None, sa_type=Double)
     latency_s: float | None = Field(default=None, sa_type=Double)
     outcome: str | None = Field(default=None, sa_type=Text)
-    """Name of the `core.lifecycle.Outcome`, in lower case."""
+    """Name of the `core.lifecycle.Outcome`, in lower case; `gone`: made, and its picture was lost since."""
     reason: str = Field(default="", sa_type=Text)
     error: str = Field(default="", sa_type=Text)
     status: int | None = Field(default=None, sa_type=Integer)

@@ -44,6 +44,7 @@ from runner.ledger import (
     queries,
     resolve,
 )
+from runner.ledger.retry import retry
 from tests.ledger.desk import BATCH_SHEET, SHEET, Desk, answer, made, spec
 
 TASKS = 6
@@ -133,6 +134,22 @@ class LedgerMachine(RuleBasedStateMachine):
             money = (old.cost_nanos, old.unknown_nanos, old.path, old.attempts)
             assert money == (new.cost_nanos, new.unknown_nanos, new.path, new.attempts)
             assert new.state is old.state or (requeue and (old.state, new.state) == (State.FAILED, State.QUEUED))
+
+    @rule(keys=st.lists(st.integers(0, TASKS - 1), unique=True), gone=st.booleans())
+    def put_back(self, keys, gone):
+        chosen, states = {spec(n).key for n in keys}, {State.SUCCEEDED} if gone else {State.REFUSED, State.FAILED}
+        before = {task.key: task for task in self.desk.tasks(orphaned=True)}
+        meant = {key for key, old in before.items() if key in chosen and old.live and old.state in states}
+        with self.desk.write() as connection:
+            assert retry(connection, "job", chosen, now=self.desk.now, gone=gone) == len(meant)
+        for task in self.desk.tasks(orphaned=True):
+            old = before[task.key]
+            assert task.state is (State.QUEUED if task.key in meant else old.state)
+            assert task.path == (None if gone and task.key in meant else old.path)
+            assert (task.cost_nanos, task.unknown_nanos, task.attempts) == (
+                *(old.cost_nanos, old.unknown_nanos),
+                old.attempts,
+            )
 
     @rule(steps=st.integers(1, 4))
     def raise_cap(self, steps):

@@ -50,6 +50,20 @@ def test_only_refused_and_failed_tasks_of_the_manifest_go_back(ended):
     assert states == [State.SUCCEEDED, *[State.QUEUED] * 3, State.RUNNING, State.QUEUED, State.FAILED]
 
 
+def test_lost_pictures_of_the_manifest_go_back_and_nothing_else(ended):
+    before = ended.counters()
+    with ended.write() as connection:
+        keys = [spec(number).key for number in range(8)]
+        assert retry(connection, "job", keys, now=ended.now + 5, gone=True) == 1
+    after = ended.counters()
+    assert (after.spend, after.orphaned) == (before.spend, before.orphaned)
+    assert (after.tasks["succeeded"], after.tasks["queued"]) == (0, before.tasks["queued"] + 1)
+    [lost] = [task for task in ended.tasks() if task.key == spec(0).key]
+    assert (lost.state, lost.path, lost.sha256, lost.attempts) == (State.QUEUED, None, None, 1)
+    assert lost.cost_nanos > 0
+    assert lost.reason == ""
+
+
 def test_what_went_back_has_fresh_tries_and_keeps_its_past(ended):
     before = {task.key: task for task in ended.tasks()}
     put_back(ended, 1, 3)

@@ -1,6 +1,9 @@
 """`retry`: what was refused or failed goes back, once its price was said; the next run buys it."""
 
 import json
+import re
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +167,85 @@ def test_what_is_held_goes_back_and_stays_held(provider, command, manifest):
     assert command("run", "j.yaml").code == 0
     assert json.loads(command("status", "j", "--json").out)["spend"]["unknown_usd"] == held
     assert command("report", "j").code == 0
+
+
+# --- pictures that are lost ---
+
+
+@pytest.fixture
+def pictures(provider, command, manifest):
+    """Four pictures; where they are by prompt and size."""
+    provider.answer = ANSWER
+    assert command("run", manifest("budget: {usd: 3}", size="[512]", prompts=FOUR)).code == 0
+    rows = [json.loads(row) for row in command("export", "j").out.splitlines()]
+    return {row["prompt_id"]: Path("renders", row["path"]) for row in rows}
+
+
+FOUR = "[{id: a, text: a cat}, {id: b, text: a dog}, {id: c, text: an owl}, {id: d, text: an ox}]"
+
+
+def test_lost_pictures_are_bought_again_when_somebody_says_so(provider, pictures, command):
+    sent = provider.arrived
+    for name in "ab":
+        pictures[name].unlink()
+    before = json.loads(command("report", "j", "--json").out)["spend"]["usd"]
+    planned = command("plan", "j.yaml")
+    assert "2 paid pictures are no longer on disk" in planned.out + planned.err
+    assert "`bulkrender retry j --gone`" in planned.out + planned.err
+    assert command("run", "j.yaml").code == 0
+    assert provider.arrived == sent
+    result = command("retry", "j", "--gone", "--yes", "--json")
+    answer = json.loads(result.out)
+    assert answer["by"] == [{"state": "succeeded", "reason": "gone", "tasks": 2}]
+    assert "their pictures were paid for and are lost: $0.0" in result.err
+    assert states(command) | {"queued": 2, "succeeded": 2} == states(command)
+    assert command("run", "j.yaml").code == 0
+    assert provider.arrived == sent + 2
+    assert all(path.is_file() for path in pictures.values())
+    receipt = json.loads(command("report", "j", "--json").out)
+    assert receipt["checks"]["adds_up"]
+    assert Decimal(receipt["spend"]["usd"]) == Decimal(before) * 6 / 4
+    assert "6 costs recomputed" in command("report", "j", "--by", "outcome").out
+    assert command("retry", "j", "--gone", "--yes").out == "job j: no picture is lost\n"
+
+
+def test_of_lost_pictures_only_those_that_are_meant(provider, pictures, command):
+    for name in "abc":
+        pictures[name].unlink()
+    assert json.loads(command("retry", "j", "--gone", "--where", "prompt=b", "--yes", "--json").out)["tasks"] == 1
+    assert json.loads(command("retry", "j", "--gone", "--yes", "--json").out)["tasks"] == 2
+
+
+def test_a_copy_put_back_before_the_run_is_not_overwritten(provider, pictures, command):
+    copy = pictures["a"].read_bytes()
+    pictures["a"].unlink()
+    assert command("retry", "j", "--gone", "--yes").code == 0
+    pictures["a"].write_bytes(copy)
+    result = command("run", "j.yaml")
+    assert result.code == 2
+    assert str(pictures["a"].relative_to("renders")) in result.err
+    assert pictures["a"].read_bytes() == copy
+
+
+def test_a_disk_that_is_not_mounted_is_no_lost_picture(provider, pictures, command):
+    Path("renders").rename("elsewhere")
+    result = command("retry", "j", "--gone", "--yes")
+    assert result.code == 2
+    assert "none of the 4 pictures of job j is there. Mount the disk" in result.err
+    assert command("retry", "j", "--gone", "--output", "elsewhere", "--yes").out == "job j: no picture is lost\n"
+    assert json.loads(command("retry", "j", "--gone", "--where", "prompt=a", "--yes", "--json").out)["tasks"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--gone", "--state", "failed"), "--gone is about tasks that succeeded"),
+        (("--gone", "--key", "j/a"), "j has no such task"),
+        (("--gone", "--where", "prompt=b"), "no task fits all of that; there are 1 succeeded \\(gone\\)"),
+    ],
+)
+def test_what_cannot_be_meant_of_lost_pictures(provider, pictures, command, words, says):
+    pictures["a"].unlink()
+    result = command("retry", "j", *words, "--yes")
+    assert result.code == 2
+    assert re.search(says, result.err)
