@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.adapters.storage import FolderStore
 from runner.app.campaign import Campaign, refuse_unproven_caps
+from runner.app.obstacles import in_the_way
 from runner.core.budget import Cap, Spend
 from runner.core.errors import OutputError, UsageError
 from runner.ledger import AccountStatus, Reader, agreed_cap
@@ -136,10 +137,10 @@ class Way:
 
     def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
         """Nothing is in the way yet."""
-        self._job, self._store, self._in_flight = campaign.job, store, before.in_flight
+        self._campaign, self._store, self._in_flight = campaign, store, before.in_flight
         self._ours = before.paths | _half_moved(campaign, before.missing, reader)
         self._stems: list[str] = []
-        self._strangers: set[str] = set()
+        self._found: set[str] = set()
 
     def leads_to(self, stem: str) -> None:
         """A picture of the job is to go here."""
@@ -151,16 +152,11 @@ class Way:
     def refuse_strangers(self) -> None:
         """OutputError if anything is in the way of what it was told of."""
         self._look()
-        if self._strangers:
-            first = ", ".join(sorted(self._strangers)[:5])
-            more = f" and {len(self._strangers) - 5} more" if len(self._strangers) > 5 else ""
-            raise OutputError(
-                f"{self._store.root}: files that this ledger does not know are where pictures of job "
-                f"{self._job} go: {first}{more}. Move them away, or choose another --output"
-            )
+        if self._found:
+            raise OutputError(in_the_way(self._campaign, self._store, self._found))
 
     def _look(self) -> None:
-        self._strangers.update(self._store.foreign(self._stems, self._ours))
+        self._found.update(self._store.foreign(self._stems, self._ours))
         self._stems.clear()
 
 

@@ -68,6 +68,27 @@ def test_a_picture_taken_away_and_its_prompt_edited(live, manifest, home):
     assert (home / "renders/j/a/512-1x1-1.jpg").exists()
 
 
+def test_what_was_bought_after_a_copy_of_the_ledger_is_not_bought_again_silently(live, manifest, home):
+    live("run", manifest(prompts="[{id: a, text: a cat}]"))
+    live("ledger", "backup", "older.db")
+    live("run", manifest())
+    (home / "older.db").replace("bulkrender.db")
+    (home / "renders/j/b/512-1x1-1.png").touch()
+    picture = home / "renders/j/b/512-1x1-1.jpg"
+    sidecar, before = json.loads(picture.with_suffix(".json").read_text()), picture.stat()
+    for verb in ("plan", "run"):
+        refused = live(verb, manifest())
+        assert refused.code == 2
+        assert f"j/b/512-1x1-1.jpg: job j, key {sidecar['key']}, attempt {sidecar['attempt']}, " in refused.err
+        assert "go: 1, $0.04" in refused.err
+        assert "are where pictures of job j go: j/b/512-1x1-1.png. Move them away" in refused.err
+    assert picture.stat() == before
+    kept = home / "kept"
+    (home / "renders/j/b").rename(kept)
+    assert live("run", manifest()).code == 0
+    assert (kept / picture.name).stat().st_ino == before.st_ino
+
+
 def test_a_rename_that_a_crash_cut_off_between_disk_and_ledger_is_finished(live, manifest, home, monkeypatch):
     live("run", manifest())
     renamed = manifest(prompts="[{id: cat, text: a cat}, {id: b, text: a dog}]")
