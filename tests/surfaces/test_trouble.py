@@ -136,6 +136,15 @@ def put_back(command, manifest):
     return command("run", path, *FAST).err
 
 
+def altered(command, manifest):
+    assert command("run", manifest(), *FAST).code == 0
+    with database.writing(Path("bulkrender-sandbox.db").resolve()).begin() as connection:
+        connection.exec_driver_sql("UPDATE attempt SET cost_nanos = cost_nanos - 1 WHERE id = 1")
+    found = command("report", "j", "--sandbox")
+    assert found.code == 1
+    return found.out
+
+
 def in_the_way(command, manifest):
     folder = Path("renders-sandbox/j/a")
     folder.mkdir(parents=True)
@@ -154,6 +163,7 @@ SCENES = {
     "Prompts that are refused": (declined, 0),
     "Two runs at once": (at_once, 0),
     "An older copy of the ledger was put back": (put_back, slice(None)),
+    "The books were altered": (altered, slice(None)),
     "Files in the way": (in_the_way, 0),
 }
 """What leads to the lines of a section, and which of them."""
