@@ -51,7 +51,7 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-_FORMATS = {f".{one}": one for one in Format}
+_FORMATS = {"": Format.JSONL, **{f".{one}": one for one in Format}}
 
 
 class LogFormat(StrEnum):
@@ -243,7 +243,7 @@ def export(
     if as_json and to is None:
         raise UsageError("--json says what was written to the file of --to; without one, the rows go to stdout")
     if format_ is None:
-        format_ = _FORMATS.get("" if to is None else to.suffix.lower(), Format.JSONL)
+        format_ = _format_of(to)
     if format_ is Format.PARQUET:
         _ready_for_parquet(to)
     rows = export_rows(job, Options(database=database, sandbox=sandbox), os.environ, orphaned=orphaned)
@@ -451,6 +451,19 @@ def _check_sandbox(faults: str | None, quotas: Sequence[str], outages: Sequence[
         read_faults("--sandbox-faults", faults or "none")
         read_quotas("--sandbox-quota", quotas)
         read_outages("--sandbox-outage", outages)
+
+
+def _format_of(to: Path | None) -> Format:
+    """What the name of the file says; JSON lines where there is none, or it ends in nothing."""
+    ending = "" if to is None else to.suffix.lower()
+    if ending not in _FORMATS:
+        from runner.core.shape import listed
+
+        raise UsageError(
+            f"--to {to}: {ending} is none of the formats that there are: end its name in "
+            f"{listed([f'.{one}' for one in Format])}, or say which it is to be with --format"
+        )
+    return _FORMATS[ending]
 
 
 def _write_file(rows: Any, format_: Format, to: Path) -> int:
