@@ -12,10 +12,15 @@ from runner.cli.base import AsJson, Database, OneJob, Sandbox, cli, emit, exampl
 @cli.command(epilog=examples("retry summer-posters --state refused", "retry summer-posters --where size=4K --yes"))
 def retry(
     job: OneJob,
-    state: Annotated[list[str] | None, typer.Option(help="refused or failed; repeatable.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="refused or failed; repeatable.")
+    ] = None,
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="image_safety, invalid, unknown_held, wrong_pixels… as `report` has them; repeatable."),
+        typer.Option(
+            metavar="REASON",
+            help="image_safety, invalid, unknown_held, wrong_pixels or another that `report` has; repeatable.",
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -25,7 +30,8 @@ def retry(
         ),
     ] = None,
     key: Annotated[
-        list[str] | None, typer.Option(help="One task: its key, the start of it, or its path; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY", help="One task: its key, the start of it, or its path; repeatable."),
     ] = None,
     database: Database = None,
     sandbox: Sandbox = False,
