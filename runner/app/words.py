@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.app.planned import Plan
 from runner.app.settings import Options, command_line
+from runner.app.views import instant
 from runner.core.budget import Cap, about, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
@@ -55,21 +56,22 @@ def lane_lines(plan: Plan) -> list[str]:
 
 
 def deadline_line(plan: Plan) -> str | None:
-    """Until when the standard lane can wait, in local time; None without a deadline."""
+    """Until when the standard lane can wait; None without a deadline."""
     deadline = plan.deadline
     if deadline is None:
         return None
-    by = _local(deadline.by_utc)
+    by = _moment(deadline.by_utc)
     if deadline.standard_from_utc is None:
         return f"by {by}: not even the standard lane alone would be done in time"
     worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
-    at = _local(deadline.standard_from_utc)
+    at = _moment(deadline.standard_from_utc)
     return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
 
 
-def _local(utc: float) -> str:
-    """To the second before, in this machine's time, with its offset."""
-    return datetime.fromtimestamp(int(utc)).astimezone().isoformat(" ")
+def _moment(utc: float) -> str:
+    """To the second before; and what this machine's clock shows then, as `--by` was given by that."""
+    here = datetime.fromtimestamp(int(utc)).astimezone()
+    return f"{instant(int(utc))} ({here:%H:%M} here)" if here.utcoffset() else f"{instant(int(utc))}"
 
 
 def next_lines(result: Mapping[str, Any], options: Options) -> Iterator[str]:
