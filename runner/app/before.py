@@ -1,6 +1,6 @@
 """What ledger and folder hold of a job before a run: spend and caps, pictures, and files that are not ours."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
@@ -24,8 +24,8 @@ class Before:
     """Of all its pictures, orphans' included."""
     missing: tuple[str, ...] = ()
     """Those of them that the folder no longer has."""
-    in_flight: frozenset[str] = frozenset()
-    """Stems of requests that a dead run left, and of those in remote batches."""
+    in_flight: Mapping[str, str] = field(default_factory=dict)
+    """Token -> stem of requests that a dead run left, and of those in remote batches."""
     cap: Cap | None = None
     unpriced: int = 0
     """Attempts whose cost nobody knows."""
@@ -129,24 +129,26 @@ def holders(campaign: Campaign, before: Before) -> list[tuple[str, Spend, Cap]]:
 class Way:
     """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
 
-    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at some at a
-    time, so that those of a large job are never all in memory.
+    What a dead run had in flight may lie there whole: it is the next run's to adopt. One that another attempt
+    brought is in the way there too, or it would be bought once more if this attempt came to nothing. Stems are
+    looked at some at a time, so that those of a large job are never all in memory.
     """
 
     AT_ONCE = 50_000
 
     def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
         """Nothing is in the way yet."""
-        self._campaign, self._store, self._in_flight = campaign, store, before.in_flight
+        self._campaign, self._store = campaign, store
+        self._tokens, self._in_flight = set(before.in_flight), set(before.in_flight.values())
         self._ours = before.paths | _half_moved(campaign, before.missing, reader)
         self._stems: list[str] = []
+        self._awaited: list[str] = []
         self._found: set[str] = set()
 
     def leads_to(self, stem: str) -> None:
         """A picture of the job is to go here."""
-        if stem not in self._in_flight:
-            self._stems.append(stem)
-        if len(self._stems) >= self.AT_ONCE:
+        (self._awaited if stem in self._in_flight else self._stems).append(stem)
+        if len(self._stems) + len(self._awaited) >= self.AT_ONCE:
             self._look()
 
     def refuse_strangers(self) -> None:
@@ -157,7 +159,10 @@ class Way:
 
     def _look(self) -> None:
         self._found.update(self._store.foreign(self._stems, self._ours))
+        others = self._store.bought(self._store.foreign(self._awaited, self._ours))
+        self._found.update(one.path for one in others if one.sidecar.attempt not in self._tokens)
         self._stems.clear()
+        self._awaited.clear()
 
 
 def _half_moved(campaign: Campaign, missing: Collection[str], reader: Reader | None) -> set[str]:

@@ -108,6 +108,7 @@ def test_cancel_takes_back_and_a_run_buys_the_rest(at, command, manifest):
     folder = at(**SLOW, speed=20)
     path = manifest(f"{BATCH}\nlane: batch")
     assert command("run", path, "--detach").code == 0
+    assert command("ledger", "backup", "older.db").code == 0
     cancelled = command("cancel", "j", "--json")
     answer = told(cancelled)
     assert (cancelled.code, answer["cancelled"], answer["tasks"]["queued"]) == (0, 1, 2)
@@ -121,6 +122,9 @@ def test_cancel_takes_back_and_a_run_buys_the_rest(at, command, manifest):
     assert log.count(" undone batch_cancelled cancelled before it ran, nothing charged (") == 2
     bought = command("run", path, "--lane", "standard", "--json")
     assert (bought.code, told(bought)["tasks"]["succeeded"]) == (0, 2)
+    assert command("plan", path, "--database", "sqlite:///older.db").code == 2, (
+        "its open batch is not what brought them"
+    )
 
 
 def test_reconcile_harvests_lists_strangers_and_proves_the_books(at, command, manifest, home):
