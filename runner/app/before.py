@@ -138,8 +138,9 @@ class Way:
 
     def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
         """Nothing is in the way yet."""
-        self._campaign, self._store = campaign, store
-        self._tokens, self._in_flight = set(before.in_flight), set(before.in_flight.values())
+        self._campaign, self._store, self._reader = campaign, store, reader
+        self._before = before
+        self._in_flight = set(before.in_flight.values())
         self._ours = before.paths | _half_moved(campaign, before.missing, reader)
         self._stems: list[str] = []
         self._awaited: list[str] = []
@@ -154,13 +155,24 @@ class Way:
     def refuse_strangers(self) -> None:
         """OutputError if anything is in the way of what it was told of."""
         self._look()
+        if self._found and self._reader is not None:
+            since = self._come_since(self._reader)
+            self._found = {path for path in self._found if path.rpartition(".")[0] not in since}
         if self._found:
             raise OutputError(in_the_way(self._campaign, self._store, self._found))
+
+    def _come_since(self, reader: Reader) -> set[str]:
+        """Stems of pictures that a run has ordered or brought since the ledger was read; ordered ones first."""
+        job = self._campaign.job
+        ordered = {
+            stem for token, stem in reader.stems_in_flight(job).items() if token not in self._before.in_flight
+        }
+        return ordered | {path.rpartition(".")[0] for path in reader.paths(job) if path not in self._before.paths}
 
     def _look(self) -> None:
         self._found.update(self._store.foreign(self._stems, self._ours))
         others = self._store.bought(self._store.foreign(self._awaited, self._ours))
-        self._found.update(one.path for one in others if one.sidecar.attempt not in self._tokens)
+        self._found.update(one.path for one in others if one.sidecar.attempt not in self._before.in_flight)
         self._stems.clear()
         self._awaited.clear()
 
