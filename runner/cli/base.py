@@ -111,11 +111,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 
 def face() -> Any:
     """Who talks to the person at the terminal."""
-    from rich.console import Console
+    from runner.cli.faces import ConsoleFace, Voice
 
-    from runner.cli.faces import ConsoleFace
-
-    return ConsoleFace(Console(stderr=True, highlight=False))
+    return ConsoleFace(Voice(stderr=True, highlight=False))
 
 
 def emit(value: Any, *, as_json: bool, text: Any) -> None:

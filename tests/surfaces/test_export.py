@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -47,19 +48,29 @@ def test_an_ending_of_no_format_is_refused_unless_a_format_is_given(live, bought
     assert live("export", "j", "--to", to, "--format", "csv").code == 0
 
 
-@pytest.mark.parametrize("words", [["export", "j"], ["report", "j"]])
-def test_a_reader_that_has_seen_enough_ends_it_quietly_as_the_signal_would(bought, words):
+def unread(stream, *words):
+    """Run a command with a stream whose reader has gone: its exit code and what it wrote to the other."""
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "wb") as closed:
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: closed}
         done = subprocess.run(
-            [sys.executable, "-m", "runner", *words],
+            [sys.executable, "-m", "runner", *map(str, words)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=closed,
-            stderr=subprocess.PIPE,
             check=False,
+            **streams,
         )
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+    return done.returncode, done.stderr if stream == "stdout" else done.stdout
+
+
+@pytest.mark.parametrize("verb", ["export", "report"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly_as_the_signal_would(bought, verb):
+    assert unread("stdout", verb, "j") == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_run_goes_on_where_nobody_reads_its_progress(live, manifest):
+    code, out = unread("stderr", "run", manifest(), "--json")
+    assert (code, json.loads(out)["tasks"]["succeeded"]) == (0, 2)
 
 
 def test_a_format_that_is_given_goes_before_the_name(live, bought):
