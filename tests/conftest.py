@@ -1,7 +1,9 @@
 """Settings of all tests: a blocking call of the runner on an event loop is an error."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,19 @@ NOT_WHILE_REQUESTS_ARE_OUT = {
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     # hundreds of processes would compile the same libraries, for a second and more each
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(sys.prefix) / "pycache"))
+
+
+MEMORY_DISK = Path("/dev/shm")
+ROOM = 4_000_000_000
+
+
+def has_room(disk: Path) -> bool:
+    return disk.is_dir() and os.access(disk, os.W_OK) and shutil.disk_usage(disk).free >= ROOM
+
+
+if "TMPDIR" not in os.environ and has_room(MEMORY_DISK):
+    # thousands of small ledgers wait for every commit to reach the disk; what a kill leaves is the same in memory
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY_DISK)
 
 
 @pytest.fixture(autouse=True)

@@ -128,8 +128,16 @@ def largest_bytes(pixels: Size | None, size: str) -> int:
 
     Noise in an RGB PNG takes three bytes a pixel; recorded answers take less than one.
     """
-    count = pixels[0] * pixels[1] if pixels else (pixels_of(size) or _LARGEST_PIXELS) * 9 // 8
-    return count * 13 // 4 + 2**20
+    return _pixels(pixels, size) * 13 // 4 + 2**20
+
+
+def usual_bytes(pixels: Size | None, size: str) -> int:
+    """What one picture of those recorded takes on disk at most, its sidecar included."""
+    return _pixels(pixels, size) + 2**13
+
+
+def _pixels(pixels: Size | None, size: str) -> int:
+    return pixels[0] * pixels[1] if pixels else (pixels_of(size) or _LARGEST_PIXELS) * 9 // 8
 
 
 def _expected(task: Assignment) -> tuple[float | None, float | None]:

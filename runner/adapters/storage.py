@@ -88,6 +88,13 @@ class FolderStore:
         free = await self.in_thread(self._free)
         return free >= pictures * largest_bytes + self._reserve_bytes
 
+    def room(self) -> int | None:
+        """Bytes that pictures may take until the reserve is reached; None where that cannot be told. Blocks."""
+        there = (one for one in (self.root, *self.root.parents) if self._files.kind(one) is not None)
+        with suppress(OSError):
+            return max(0, self._files.free(next(there)) - self._reserve_bytes)
+        return None
+
     def _free(self) -> int:
         with suppress(OSError):
             return self._files.free(self.root)

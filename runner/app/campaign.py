@@ -1,14 +1,14 @@
 """A manifest made ready: read, priced, expanded. Writes nothing; what a run of it would do is `plan`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.adapters.material import Material
-from runner.adapters.storage import largest_bytes
+from runner.adapters.pictures import largest_bytes, usual_bytes
 from runner.app.settings import Options, Settings, budget_nanos
-from runner.core.batching import both
+from runner.core.batching import Load, both
 from runner.core.budget import Cap, dollars
 from runner.core.catalog import Catalog, Model, Prices, builtin
 from runner.core.errors import OutputError, UsageError
@@ -54,6 +54,8 @@ class Worth:
     batch: Cost
     need: Need
     """Of the limits of the standard lane, probably."""
+    picture_bytes: int
+    """Of its picture on the disk, probably."""
 
     def on(self, lane: Lane) -> Cost:
         """The cost on a lane; `auto` may always come to the standard lane."""
@@ -103,6 +105,17 @@ class Campaign:
         documented = {} if entry is None else entry.batch_tokens
         return self.manifest.batch.tokens or documented.get(self.manifest.limits.tier or FIRST_TIER)
 
+    def batch_load(self, model: str) -> Load:
+        """How large a batch of a model may be, and how much of them open at once."""
+        batch = self.manifest.batch
+        return Load(
+            lines=batch.lines,
+            bytes=batch.output_bytes,
+            tokens=self.batch_tokens(model),
+            jobs=batch.jobs,
+            least=batch.least if self.lane == "auto" else 1,
+        )
+
     @property
     def has_references(self) -> bool:
         """Whether pictures go with any prompt."""
@@ -121,7 +134,7 @@ class Campaign:
 
     def _bytes(self, model: str, size: str, aspect: str) -> int:
         entry = self.models.get(model) or builtin().find(model)
-        return largest_bytes(None if entry is None else entry.pixels.get((size, aspect)), size)
+        return largest_bytes(_pixels(entry, size, aspect), size)
 
     def usual(self, mix: Mapping[Cell, int]) -> Need:
         """What a usual request takes, where so many tasks of each cell are left."""
@@ -171,7 +184,12 @@ class Campaign:
         )
         tokens = _input_tokens(self.sheet(model), size_bytes, references)
         need = Need(tokens, 1, standard.likely or 0, self.answer_bytes(model, size, aspect))
-        return Worth(standard, batch, need)
+        entry = self.models.get(model) or builtin().find(model)
+        return Worth(standard, batch, need, usual_bytes(_pixels(entry, size, aspect), size))
+
+
+def _pixels(entry: Model | None, size: str, aspect: str) -> tuple[int, int] | None:
+    return None if entry is None else entry.pixels.get((size, aspect))
 
 
 def cost_of(
@@ -225,9 +243,9 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
     cap = Cap(manifest.budget.cap_nanos, manifest.budget.cap_image_tokens)
     if options.budget is not None:
         cap = replace(cap, nanos=budget_nanos(options.budget))
-    notes = manifest.notes
+    notes = (*manifest.notes, *specs.blanks)
     if specs.repeating:
-        notes = (*notes, _repeats(specs))
+        notes = (*notes, *_repeats(specs))
     return Campaign(
         manifest=manifest,
         models=models,
@@ -248,16 +266,20 @@ def _campaign(manifest: Manifest, catalog: Catalog, settings: Settings, base: Pa
     )
 
 
-def _repeats(specs: Expansion) -> str:
-    """That requests are bought more than once, and why, where axes are the reason."""
+def _repeats(specs: Expansion) -> Iterator[str]:
+    """That requests are bought more than once, and why: axes that say nothing, prompts that stand there twice."""
     same, idle = specs.repeating, specs.idle_axes
     repeat = "1 task repeats" if same == 1 else f"{same} tasks repeat"
     said = f"{repeat} the request of another, each a picture of its own"
+    prompts = specs.repeated_prompts
     if not idle:
-        return said
+        yield f"{said}: {prompts}" if prompts.first else said
+        return
     named, many = listed([f"{{{name}}}" for name in idle], "and"), len(idle) > 1
     axes = f"{'axes' if many else 'axis'} {listed(idle, 'and')} {'change' if many else 'changes'} nothing there"
-    return f"{said}: {axes}; put {named} into the text, or leave {'them' if many else 'it'} out"
+    yield f"{said}: {axes}; put {named} into the text, or leave {'them' if many else 'it'} out"
+    if prompts.first:
+        yield f"prompts repeat as well: {prompts}"
 
 
 def _sheets(manifest: Manifest, entry: Model | None, bought_on: Lane) -> dict[Lane, PriceSheet]:

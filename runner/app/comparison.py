@@ -13,6 +13,7 @@ from runner.adapters.library import INLINE_BYTES
 from runner.app.before import Way
 from runner.app.campaign import Campaign, Worth, plus
 from runner.app.tally import Alike, Cut, Needs, Projection, Sum
+from runner.core.batching import Queue
 from runner.core.grammar import Lane
 from runner.core.keys import key
 from runner.core.lifecycle import State
@@ -124,9 +125,13 @@ class Comparison:
         self.new = self.retry = self.done = self.submitted = self.kept = 0
         self.lanes: dict[Lane, Projection] = {"standard": Projection(), "batch": Projection()}
         """What all that is to buy would cost on one lane alone."""
+        self.picture_bytes = 0
+        """What all pictures that are still to come probably take."""
         self.likely = Sum()
         self.batched = Needs(len(campaign.specs))
         """Of what would go as batches, of all models: dollars alone."""
+        self.queues: dict[str, Queue] = {}
+        """The same by model, for what may be open at once."""
         self.worst = Projection()
         """All that may be held at once: with a deadline one try on each lane. Nothing of it is likely."""
         self.cuts, self.difference = cuts, Difference()
@@ -197,13 +202,15 @@ class Comparison:
     def _submitted(self, spec: TaskSpec) -> None:
         """Its batch has its reservation already; before a deadline it may be bought once more."""
         self.submitted += 1
+        worth = self._campaign.worth(spec)
+        self.picture_bytes += worth.picture_bytes
         if self._campaign.deadline_utc is not None:
-            worth = self._campaign.worth(spec)
             self.worst.hold(worth.standard.quote)
             self._need(self.needs_at_last, spec, worth)
 
     def _buy(self, spec: TaskSpec) -> None:
         worth = self._campaign.worth(spec)
+        self.picture_bytes += worth.picture_bytes
         for lane, projection in self.lanes.items():
             projection.add(worth.on(lane))
         quote = self._campaign.at_worst(worth)
@@ -222,6 +229,8 @@ class Comparison:
         self.likely.add(worth.on(lane).likely)
         if lane == "batch":
             self.batched.add(Need(nanos=worth.batch.likely or 0))
+            queue = self.queues.setdefault(spec.recipe.model, Queue())
+            queue.add(worth.batch.quote.input_tokens, worth.need.bytes)
         else:
             self._need(self.needs, spec, worth)
 

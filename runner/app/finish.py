@@ -1,12 +1,13 @@
 """When it would be done on the standard lane, and until when that lane can be put off before a deadline."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.app.campaign import Campaign
 from runner.app.settings import Settings
 from runner.core.calendar import day_turns, month_turns
-from runner.core.deadline import standard_from
+from runner.core.deadline import CANCEL_S, standard_from
 from runner.core.forecast import Batch, Forecast, Past, forecast
 from runner.core.limits import SPEND_WINDOW_S, Limits
 from runner.engine.outlook import past_of
@@ -26,6 +27,10 @@ class Deadline:
     standard_from_utc: float | None
     """When batches have to be cancelled at the latest so that the standard lane can buy all of it in time; None
     where it could not even if it began now."""
+    left_s: float
+    """From now on."""
+    needed_s: float
+    """By the standard lane for all of it, begun now; infinity: it is never done."""
 
     @property
     def feasible(self) -> bool:
@@ -70,9 +75,27 @@ class Outlook:
         month = Limits(month_nanos=limits.month_nanos, month_elsewhere_nanos=limits.month_elsewhere_nanos)
         return forecast(batched, month, Past(month_nanos=past.month_nanos), now=self._now, latency_s=0.0)
 
-    def needed_s(self, needs: Mapping[str, Sequence[Batch]]) -> float:
-        """Seconds that the standard lane takes for `needs`, what is in batches included; infinity: never done."""
-        return _seconds(self._from(self._models(needs, -self._held), self._now))
+    def needed_s(self, needs: Mapping[str, Sequence[Batch]], by_utc: float) -> float | None:
+        """Seconds that the standard lane takes for as much of `needs` as it can buy by `by_utc`.
+
+        What is in batches counts as yet to buy. None: it can buy nothing by then, or soon after. A limit of the
+        day or the month may leave it a few tasks only: no reason to take all batches back at once.
+        """
+        left_s = max(by_utc - self._now, CANCEL_S)
+        takes = (self._in_time(model, left_s) for model in self._models(needs, -self._held))
+        return max((one for one in takes if one is not None), default=None)
+
+    def _in_time(self, model: _Model, left_s: float) -> float | None:
+        """Seconds for as many of a model's tasks as are done in `left_s`; None: not one is."""
+
+        def takes_s(count: int) -> float:
+            return _seconds(self._from([replace(model, batches=_first(model.batches, count))], self._now))
+
+        every = sum(batch.count for batch in model.batches)
+        if (whole_s := takes_s(every)) <= left_s:
+            return whole_s
+        count = bisect_right(range(1, every), left_s, key=takes_s)
+        return takes_s(count) if count else None
 
     def deadline(self, needs: Mapping[str, Sequence[Batch]], by_utc: float) -> Deadline:
         """Until when the standard lane can be put off if it may have to buy all of `needs`."""
@@ -81,9 +104,11 @@ class Outlook:
         def in_time(start: float) -> bool:
             return start <= standard_from(by_utc, _seconds(self._from(models, start)))
 
-        if now + _seconds(self._from(models, now)) > by_utc:
-            return Deadline(by_utc, None)
-        return Deadline(by_utc, latest(in_time, now, by_utc) if in_time(now) else now)
+        needed_s = _seconds(self._from(models, now))
+        begin = None
+        if now + needed_s <= by_utc:
+            begin = latest(in_time, now, by_utc) if in_time(now) else now
+        return Deadline(by_utc, begin, by_utc - now, needed_s)
 
     def _models(self, needs: Mapping[str, Sequence[Batch]], more_nanos: int) -> list[_Model]:
         """With so much more, or less, counted in the month."""
@@ -134,6 +159,15 @@ def latest(in_time: Callable[[float], bool], now: float, by_utc: float) -> float
         middle = (early + late) / 2
         early, late = (middle, late) if in_time(middle) else (early, middle)
     return early
+
+
+def _first(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """So many of the tasks, in their order."""
+    some = []
+    for batch in batches:
+        some.append(Batch(min(batch.count, count), batch.need))
+        count -= some[-1].count
+    return [batch for batch in some if batch.count]
 
 
 def _seconds(finish: Forecast | None) -> float:

@@ -7,6 +7,7 @@ from runner.app.finals import scalar
 from runner.app.prompt_table import MEANT_OTHERWISE, PromptTable
 from runner.core.budget import NANOS, dollars
 from runner.core.catalog import Model
+from runner.core.paths import default_output
 
 WIDTH = 36
 """Where the words begin."""
@@ -66,6 +67,7 @@ def _lines(first: First, cost: Cost | None) -> Iterator[str]:
     yield from _matrix(first)
     yield ""
     yield _beside("# variants: 2", "pictures of every cell; 1 if left out")
+    yield from _output(first)
     yield from _budget(cost)
     yield _beside("# limits: {tier: 1}", "your usage tier: paces the run below Google's spend limits")
     yield from _notify()
@@ -115,12 +117,18 @@ def _from_file(source: Source, references: tuple[str, ...]) -> Iterator[str]:
 
 def _columns(table: PromptTable) -> Iterator[str]:
     """What the columns are that are no prompt."""
+    if table.ids:
+        yield "    # column id: names the pictures of its row, as {prompt} in output; it may not occur twice"
+    elif table.columns:
+        yield "    # a column named id would name the pictures: one that no prompt needs and no value repeats in"
     words = [name for name in table.columns if name.lower() not in MEANT_OTHERWISE]
     if words and not table.literal:
         yield f"    # columns to use in a prompt: {' '.join(f'{{{name}}}' for name in words)}"
     for name in table.columns:
-        if name in {"size", "aspect", "model"}:
+        if name in {"size", "aspect"}:
             yield f"    # column {name}: that of the row, where it is not blank"
+        if name == "model":
+            yield "    # column model: not used, until model moves from above into the matrix"
 
 
 def _matrix(first: First) -> Iterator[str]:
@@ -147,6 +155,14 @@ def _budget(cost: Cost | None) -> Iterator[str]:
         f"budget: {{usd: {_cents(cost.cap_nanos)}}}",
         "a hard cap; at worst, one try each, it takes " + _worst(cost),
     )
+
+
+def _output(first: First) -> Iterator[str]:
+    """Where pictures go, as they do without it."""
+    own = ("style",) if first.source is None else ()
+    axes = (*own, *(("reference",) if first.references else ()))
+    yield f"# output: {scalar(default_output(axes))}"
+    yield "#   where each picture goes; {prompt} is the id of its prompt, below the folder of --output"
 
 
 def _worst(cost: Cost) -> str:

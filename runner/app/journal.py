@@ -16,8 +16,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from runner.app.figures import duration
 from runner.app.logfile import told
-from runner.app.plan import BINDING_WORDS, Plan, binding_words, duration, finish_line, price_line
+from runner.app.plan import BINDING_WORDS, Plan, binding_words, finish_line, price_line
 from runner.app.running import Face, Watched
 from runner.app.views import exit_code
 from runner.core.budget import dollars

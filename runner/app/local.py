@@ -10,6 +10,7 @@ from runner.adapters.files import Files
 from runner.adapters.pictures import largest_bytes
 from runner.adapters.storage import RESERVE_BYTES
 from runner.app.campaign import Campaign
+from runner.app.figures import size
 from runner.app.finding import CLOCK, DATABASE, KEY, OUTPUT, Finding
 from runner.app.settings import Settings, read_key
 from runner.core.errors import LedgerError, LocalFailureError, UsageError
@@ -50,21 +51,21 @@ def output(settings: Settings, campaign: Campaign | None, files: Files) -> Findi
         return _unwritable(root, folder, error)
     free, largest = files.free(folder), _largest(campaign)
     room = max(0, free - RESERVE_BYTES) // largest
-    says = f"{root}: writable, {_size(free)} free"
+    says = f"{root}: writable, {size(free)} free"
     if not room:
         return Finding(
             OUTPUT,
-            f"{says}: not enough for a picture of {_size(largest)}, and {_size(RESERVE_BYTES)} stay free",
+            f"{says}: not enough for a picture of {size(largest)}, and {size(RESERVE_BYTES)} stay free",
             f"free some space below {folder}, or take another disk with --output",
             LOCAL_FAILURE,
         )
     if campaign is not None and room < len(campaign.specs):
         return Finding(
             OUTPUT,
-            f"{says}: room for {room} of {len(campaign.specs)} pictures of {_size(largest)} at most each",
+            f"{says}: room for {room} of {len(campaign.specs)} pictures of {size(largest)} at most each",
             "watch it, or free some space: a run that finds no room stops, and goes on once there is some",
         )
-    return Finding(OUTPUT, f"{says}: room for {room:,} pictures of {_size(largest)} at most each")
+    return Finding(OUTPUT, f"{says}: room for {room:,} pictures of {size(largest)} at most each")
 
 
 def _write(files: Files, probe: Path) -> None:
@@ -111,7 +112,7 @@ def database(settings: Settings) -> Finding:
         return Finding(DATABASE, f"{says}: may not be written", remedy, REFUSED)
     if found.free_bytes < RESERVE_BYTES:
         remedy = f"free some space on the disk of {found.path.parent}: a ledger that cannot grow stops a run"
-        return Finding(DATABASE, f"{says}: only {_size(found.free_bytes)} free", remedy, LOCAL_FAILURE)
+        return Finding(DATABASE, f"{says}: only {size(found.free_bytes)} free", remedy, LOCAL_FAILURE)
     if found.outdated:
         return Finding(DATABASE, says, "nothing: the next run upgrades it, after a backup copy beside it")
     return Finding(DATABASE, says)
@@ -143,12 +144,6 @@ def clock(now_utc: float, date_utc: float | None) -> Finding:
 def _apart(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 10**9:
-        return f"{size_bytes / 10**6:.0f} MB"
-    return f"{size_bytes / 10**9:.1f} GB"
 
 
 def key_source(environment: Mapping[str, str]) -> str:

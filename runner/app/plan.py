@@ -9,7 +9,7 @@ from runner.app.finish import Outlook
 from runner.app.planned import Plan
 from runner.app.settings import Settings
 from runner.app.tally import Cut
-from runner.app.words import BINDING_WORDS, binding_words, duration, finish_line, held_words, price_line
+from runner.app.words import BINDING_WORDS, binding_words, finish_line, held_words, price_line
 from runner.core.budget import fits
 from runner.core.pricing import Quote
 from runner.ledger import Reader
@@ -19,7 +19,6 @@ __all__ = [
     "Cells",
     "Plan",
     "binding_words",
-    "duration",
     "finish_line",
     "held_words",
     "plan",
@@ -57,6 +56,7 @@ def plan(
         worst_nanos=found.worst.worst_nanos,
         image_tokens=found.lanes["standard"].image_tokens,
         batched=sum(one.count for one in batched),
+        queues=found.queues,
         lanes=found.lanes,
         spend=before.spend,
         cut_after=min((cut.after for cut in found.cuts if cut.after is not None), default=None),
@@ -78,4 +78,6 @@ def plan(
         carried=found.carried,
         uploads=found.uploads,
         lost_drafts=drafts if lost else None,
+        picture_bytes=found.picture_bytes,
+        room_bytes=store.room(),
     )

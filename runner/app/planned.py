@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isinf
 
 from runner.app.campaign import Campaign
 from runner.app.comparison import Carried, Difference
+from runner.app.figures import duration, moment, size
 from runner.app.finish import Deadline
 from runner.app.tally import Projection
+from runner.core.batching import Queue
 from runner.core.budget import Cap, Spend, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
@@ -36,6 +39,8 @@ class Plan:
     """One try each."""
     batched: int
     """Of the tasks to buy those that would go as batches."""
+    queues: Mapping[str, Queue]
+    """These by model."""
     lanes: Mapping[Lane, Projection]
     """What all that is to buy would cost on `standard` or `batch` alone."""
     spend: Spend
@@ -69,6 +74,10 @@ class Plan:
     carried: Carried = field(default_factory=Carried)
     uploads: frozenset[str] = frozenset()
     """sha256 of the references that go through the Files API."""
+    picture_bytes: int = 0
+    """What the pictures that are still to come probably take of the disk."""
+    room_bytes: int | None = None
+    """What the disk has for them; None where that cannot be told."""
     lost_drafts: str | None = None
     """The job its tasks were chosen from, if this ledger does not have it."""
 
@@ -110,7 +119,13 @@ class Plan:
         if self.left is not None:
             notes.append(f"the job leaves account {self.left}; what it spent there still counts there")
         if self.deadline is not None and not self.deadline.feasible:
-            notes.append("under its limits even the standard lane alone would not be done by then, begun now")
+            notes.append(_too_late(self.deadline))
+        if self.room_bytes is not None and self.picture_bytes > self.room_bytes:
+            notes.append(
+                f"too little room: {self.to_buy + self.submitted} pictures are expected to take "
+                f"{size(self.picture_bytes)}, and the output's disk has {size(self.room_bytes)} for them; a run "
+                "that fills it stops (5), and goes on when run again: free some space, or take another --output"
+            )
         if self.lost_drafts is not None:
             notes.append(f"drafts: this ledger has no job {self.lost_drafts!r}, so its spend is not added up")
         return tuple(notes)
@@ -124,3 +139,10 @@ class Plan:
     def to_buy(self) -> int:
         """Tasks a run would send."""
         return self.new + self.retry
+
+
+def _too_late(deadline: Deadline) -> str:
+    """That a deadline cannot be met, with what is missing."""
+    needs = "is never done" if isinf(deadline.needed_s) else f"needs {duration(deadline.needed_s)} from now on"
+    left = f"{duration(max(0.0, deadline.left_s))} is left until {moment(deadline.by_utc)}"
+    return f"not in time: under its limits even the standard lane alone {needs}, and {left}"

@@ -29,6 +29,8 @@ class PromptTable:
     literal: bool
     """Its prompts hold braces that name no column: they are to be taken as they are."""
     has_references: bool = False
+    ids: int = 0
+    """Rows that bring one, of those looked at closely."""
 
 
 def look(rows: Iterable[Row]) -> PromptTable:
@@ -46,6 +48,7 @@ def look(rows: Iterable[Row]) -> PromptTable:
         None if texts else _template(head, [name for name in filled if name.lower() not in MEANT_OTHERWISE]),
         literal=bool(texts) and not named <= set(columns),
         has_references=any(row.references for row in head),
+        ids=sum(row.id is not None for row in head),
     )
 
 

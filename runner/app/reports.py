@@ -67,6 +67,7 @@ def plan_object(planned: Plan) -> Json:
         "deadline": _deadline_object(planned),
         "difference": _difference_object(planned),
         "kept_models": {"tasks": planned.carried.tasks, "usd_anew": _usd(planned.carried.likely_nanos)},
+        "notes": list(planned.notes),
     }
 
 

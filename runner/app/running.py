@@ -22,7 +22,14 @@ from runner.app.recorded import config_of
 from runner.app.settings import Settings
 from runner.app.signals import heed_signals
 from runner.core.catalog import builtin
-from runner.core.errors import InterruptedRunError, LocalFailureError, OutputError, RunnerError, UsageError
+from runner.core.errors import (
+    DeclinedError,
+    InterruptedRunError,
+    LocalFailureError,
+    OutputError,
+    RunnerError,
+    UsageError,
+)
 from runner.core.forecast import Batch
 from runner.core.lifecycle import State
 from runner.core.task import Cell, TaskSpec
@@ -31,7 +38,7 @@ from runner.engine.deadline import Deadline
 from runner.engine.pool import BatchTerms, Ending, Pool, Terms
 from runner.engine.ports import References
 from runner.engine.rescue import Rescue, Rescued
-from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, Load, OutcomeRow, Reader, Wish
+from runner.ledger import Enqueued, JobSpec, JobStatus, Ledger, OutcomeRow, Reader, Wish
 
 log = logging.getLogger("bulkrender")
 
@@ -158,7 +165,9 @@ class JobRun:
         except RunnerError as error:
             return error
         except KeyboardInterrupt:
-            return InterruptedRunError("interrupted at the question; nothing was bought")
+            return DeclinedError(
+                "interrupted at the question; nothing was bought", exit_code=InterruptedRunError.exit_code
+            )
 
     async def prepare(self) -> bool:
         """Mend, plan, ask, record, arrange. False: nothing is to be bought now, and the ledger says why."""
@@ -190,7 +199,7 @@ class JobRun:
         if not self.face.announce(
             planned, ask=not (self.settings.sandbox or self.settings.options.yes or refused)
         ):
-            raise UsageError("not confirmed: nothing was recorded and nothing was bought")
+            raise DeclinedError("not confirmed: nothing was recorded and nothing was bought")
         self._uploads = planned.uploads
         await self._arrange(await self._record())
         if refused:
@@ -254,7 +263,7 @@ class JobRun:
             batch_references=batched,
             job=campaign.job,
             detach=options.detach,
-            deadline=None if by_utc is None else Deadline(by_utc, self.clock, self._standard_s),
+            deadline=None if by_utc is None else Deadline(by_utc, self.clock, partial(self._standard_s, by_utc)),
         )
 
     def status(self) -> JobStatus:
@@ -267,16 +276,16 @@ class JobRun:
         remember = partial(self.ledger.remember, endpoint)
         return library(self.campaign, self.clients.files, self.clock, self._uploads, held, remember, inline=inline)
 
-    def _standard_s(self) -> float:
-        """Seconds that the standard lane would need for all that has not ended; infinity: it cannot be done."""
+    def _standard_s(self, by_utc: float) -> float | None:
+        """Seconds that the standard lane would need for what has not ended, as much of it as can be in time."""
         campaign, reader = self.campaign, self.ledger.reader
         needs: dict[str, list[Batch]] = {model: [] for model in campaign.models}
         for cell, count in reader.left_to_buy(campaign.job, submitted=True).items():
             needs[cell[0]].append(Batch(count, campaign.usual({cell: count})))
-        return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs)
+        return Outlook(campaign, reader, self.settings, self.clock.utc()).needed_s(needs, by_utc)
 
     def _batch_terms(self, model: str) -> BatchTerms:
-        campaign, batch = self.campaign, self.campaign.manifest.batch
+        campaign = self.campaign
         return BatchTerms(
             job=campaign.job,
             wish=self._wish(model),
@@ -284,13 +293,7 @@ class JobRun:
             cap=campaign.cap,
             retry=campaign.manifest.retry,
             picture_bytes=campaign.picture_bytes,
-            load=Load(
-                lines=batch.lines,
-                bytes=batch.output_bytes,
-                tokens=campaign.batch_tokens(model),
-                jobs=batch.jobs,
-                least=batch.least if campaign.lane == "auto" else 1,
-            ),
+            load=campaign.batch_load(model),
             weigh=partial(campaign.answer_bytes, model),
         )
 

@@ -17,7 +17,14 @@ from runner.app.plan import Plan, plan
 from runner.app.running import Face, Unstarted, run_jobs
 from runner.app.settings import Options, Settings, read_key, resolve
 from runner.app.views import Json, job_object, jobs_object
-from runner.core.errors import LocalFailureError, ManifestError, OutputError, RunnerError, UsageError
+from runner.core.errors import (
+    DeclinedError,
+    LocalFailureError,
+    ManifestError,
+    OutputError,
+    RunnerError,
+    UsageError,
+)
 from runner.ledger import JobStatus, Ledger
 
 log = logging.getLogger("bulkrender")
@@ -47,17 +54,12 @@ def run_manifests(
         where = {"ledger": str(ledger.path), "pictures": str(settings.output), "endpoint": settings.endpoint}
         began(paths, where)
         try:
-            answers = _answers(campaigns, settings, ledger, journal)
+            ended = anyio.run(run_jobs, campaigns, settings, ledger, journal)
         except Exception as error:
             _tell_error(error, campaigns, journal.job or campaigns[0].job, settings, say)
             raise
-        _tell(campaigns, answers, environment, say)
-    return jobs_object(answers, single=len(paths) == 1)
-
-
-def _answers(campaigns: Sequence[Campaign], settings: Settings, ledger: Ledger, journal: Journal) -> list[Json]:
-    """Run them; the final object of each job."""
-    return [_object(one) for one in anyio.run(run_jobs, campaigns, settings, ledger, journal)]
+        _tell(campaigns, [_object(one) for one in ended if not _declined(one)], environment, say)
+    return jobs_object([_object(one) for one in ended], single=len(paths) == 1)
 
 
 def _tell_error(error: Exception, campaigns: Sequence[Campaign], job: str, settings: Settings, say: Say) -> None:
@@ -66,7 +68,7 @@ def _tell_error(error: Exception, campaigns: Sequence[Campaign], job: str, setti
     told("stop", str(error), warning=True, exit_code=code)
     if not isinstance(error, RunnerError):
         log.error("the run ended in an error nobody foresaw", exc_info=error)
-    if code != UsageError.exit_code:
+    if code != UsageError.exit_code and not isinstance(error, DeclinedError):
         _tell(campaigns, [{"job": job, "error": str(error), "exit_code": code}], settings.environment, say)
 
 
@@ -97,6 +99,10 @@ def _object(one: JobStatus | Unstarted) -> Json:
     if isinstance(one, Unstarted):
         return {"job": one.job, "error": str(one.error), "exit_code": one.error.exit_code}
     return job_object(one)
+
+
+def _declined(one: JobStatus | Unstarted) -> bool:
+    return isinstance(one, Unstarted) and isinstance(one.error, DeclinedError)
 
 
 def load_all(paths: Sequence[Path], settings: Settings) -> list[Campaign]:

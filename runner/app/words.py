@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
-from math import ceil
 from typing import Any
 
+from runner.app.figures import duration, moment
 from runner.app.planned import Plan
 from runner.app.settings import Options, command_line
-from runner.app.views import instant
 from runner.core.budget import Cap, about, dollars
 from runner.core.forecast import Forecast
 from runner.core.grammar import Lane
@@ -60,18 +58,12 @@ def deadline_line(plan: Plan) -> str | None:
     deadline = plan.deadline
     if deadline is None:
         return None
-    by = _moment(deadline.by_utc)
+    by = moment(deadline.by_utc)
     if deadline.standard_from_utc is None:
         return f"by {by}: not even the standard lane alone would be done in time"
     worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
-    at = _moment(deadline.standard_from_utc)
+    at = moment(deadline.standard_from_utc)
     return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
-
-
-def _moment(utc: float) -> str:
-    """To the second before; and what this machine's clock shows then, as `--by` was given by that."""
-    here = datetime.fromtimestamp(int(utc)).astimezone()
-    return f"{instant(int(utc))} ({here:%H:%M} here)" if here.utcoffset() else f"{instant(int(utc))}"
 
 
 def next_lines(result: Mapping[str, Any], options: Options) -> Iterator[str]:
@@ -99,13 +91,29 @@ def held_words(account: AccountStatus) -> str:
 
 def finish_line(plan: Plan) -> str | None:
     """When it would be done, and what makes it take so long; None where there is nothing to buy."""
-    remote = f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    remote = _batches_line(plan)
     if plan.batches is not None and plan.batches.stopped_by == "month":
         remote = f"{_month_line(plan.batches, plan.batched)} that go as batches"
     if plan.finish is None:
         return remote if plan.batched else None
     standard = _standard_line(plan.finish, plan.to_buy - plan.batched)
     return f"{standard}; {remote}" if plan.batched else standard
+
+
+def _batches_line(plan: Plan) -> str:
+    """How long what goes as batches takes: not all of it may be enqueued at once."""
+    turns, shares = 1, list[str]()
+    for model, queue in plan.queues.items():
+        load = plan.campaign.batch_load(model)
+        most, field = queue.at_once(load)
+        turns = max(turns, -(-queue.lines // most))
+        if field:
+            whose = f" of {model}" if len(plan.queues) > 1 else ""
+            shares.append(f"some {most} at a time{whose} (batch.{field}: {getattr(load, field)})")
+    if turns == 1:
+        return f"{plan.batched} tasks go as batches: done within a day as a rule, after two at the latest"
+    share = f"{plan.batched} tasks go as batches, {', '.join(shares)}"
+    return f"{share}: {turns} turns, each done within a day as a rule, after two at the latest"
 
 
 def _standard_line(finish: Forecast, tasks: int) -> str:
@@ -145,10 +153,3 @@ BINDING_WORDS: Mapping[Binding, str] = {
 def binding_words(cause: Binding, said: str) -> str:
     """What holds back, and what more is known of it: `requests a minute (60 requests a minute)`."""
     return BINDING_WORDS[cause] if said in {"", BINDING_WORDS[cause]} else f"{BINDING_WORDS[cause]} ({said})"
-
-
-def duration(seconds: float) -> str:
-    """`2 d 3:04:05`, `0:00:12`."""
-    days, rest = divmod(ceil(seconds), 86_400)
-    clock = str(timedelta(seconds=rest))
-    return f"{days} d {clock}" if days else clock

@@ -19,9 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.plan import Plan, binding_words, duration, finish_line, held_words, price_line
+from runner.app.figures import duration
+from runner.app.plan import Plan, binding_words, finish_line, held_words, price_line
 from runner.app.prune import Pruned
 from runner.app.running import RECENT_S, Watched
+from runner.app.views import instant
 from runner.core.budget import about, dollars
 from runner.core.errors import RunnerError
 from runner.core.lifecycle import TERMINAL, State
@@ -119,13 +121,14 @@ class ConsoleFace:
             )
 
     async def follow(self, watched: Watched) -> None:
-        """Progress until cancelled: live on a terminal, a line every ten seconds elsewhere."""
+        """Progress until cancelled: live on a terminal; else a line every ten seconds, with its time in UTC."""
         if self.console.is_terminal:
             await self._follow_live(watched)
         while True:
             await anyio.sleep(PLAIN_EVERY_S)
             with suppress(RunnerError):  # a look that fails is no reason to stop a run
-                self.say(progress_line(await anyio.to_thread.run_sync(watched.status), watched))
+                line = progress_line(await anyio.to_thread.run_sync(watched.status), watched)
+                self.say(f"{instant(time.time())} {line}")
 
     def finished(self, status: JobStatus, outcomes: list[OutcomeRow], output: Path) -> None:
         """Print the table by outcome and reason, and what was spent."""

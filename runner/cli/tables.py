@@ -8,11 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.app.comparison import Cells
+from runner.app.figures import duration
 from runner.app.planned import Plan
 from runner.app.promote import Promoted
 from runner.app.prune import Pruned
 from runner.app.reports import LANES, StatusReport
-from runner.app.words import deadline_line, duration, finish_line, lane_lines, price_line
+from runner.app.words import deadline_line, finish_line, lane_lines, price_line
 from runner.cli.faces import account_line, ended, holding, megabytes, rate_and_eta, spend_against_cap
 from runner.core.budget import about, dollars
 from runner.core.catalog import Model, builtin

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.app.plan import duration
+from runner.app.figures import duration
 from runner.app.reports import StatusReport
 from runner.app.running import RECENT_S
 from runner.cli.faces import ended

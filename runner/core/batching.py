@@ -29,6 +29,32 @@ class Load:
     """From how many due tasks a batch is worth it."""
 
 
+@dataclass(slots=True)
+class Queue:
+    """What is to go as batches of one model, added up."""
+
+    lines: int = 0
+    tokens: int = 0
+    """Of the input, as they are reserved."""
+    bytes: int = 0
+    """Of the answers."""
+
+    def add(self, tokens: int, size_bytes: int) -> None:
+        """One more line."""
+        self.lines += 1
+        self.tokens += tokens
+        self.bytes += size_bytes
+
+    def at_once(self, load: Load) -> tuple[int, str]:
+        """How many of its lines, about, may be open together, and the field that says so where it is not all."""
+        of_a_job = min(load.lines, load.bytes * self.lines // max(1, self.bytes))
+        by_jobs = max(1, of_a_job) * load.jobs
+        by_tokens = self.lines if load.tokens is None else load.tokens * self.lines // max(1, self.tokens)
+        if self.lines <= min(by_jobs, by_tokens):
+            return self.lines, ""
+        return (max(1, by_tokens), "tokens") if by_tokens < by_jobs else (by_jobs, "jobs")
+
+
 def crowd(tries: int, *, lines: int, attempts: int) -> int:
     """How many may share a batch with a task that has used up `tries` of its `attempts`.
 

@@ -9,6 +9,6 @@ SPARE = 1.2
 def standard_from(by_utc: float, needed_s: float) -> float:
     """When batches have to be taken back at the latest, so that the standard lane is done by `by_utc`.
 
-    `needed_s` is what that lane is expected to take for all that has not ended; infinity: no time is early enough.
+    `needed_s` is what that lane is expected to take for what it is to buy; infinity: no time is early enough.
     """
     return by_utc - SPARE * needed_s - CANCEL_S

@@ -3,6 +3,7 @@
 RunnerError
 ├── ManifestError          the manifest is wrong; carries every problem found
 ├── UsageError             options, key or environment are wrong
+├── DeclinedError          whoever was asked before real money did not say yes
 ├── LedgerError            the ledger cannot be used as asked
 │   ├── WrongLedgerError       of the other kind (live or sandbox), newer, foreign, not a database
 │   └── JobLockedError         another runner holds the job
@@ -43,6 +44,14 @@ class ManifestError(RunnerError):
 
 class UsageError(RunnerError):
     """Options, key or environment are wrong."""
+
+
+class DeclinedError(RunnerError):
+    """Whoever was asked before real money did not say yes: nothing ran, so there is nothing to tell anybody."""
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class LedgerError(RunnerError):

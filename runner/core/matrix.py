@@ -8,7 +8,7 @@ ids and paths repeat) is kept as a few bytes for each.
 from array import array
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise, product
 from math import prod
 
@@ -19,10 +19,12 @@ from runner.core.fields import Generation
 from runner.core.keys import key
 from runner.core.manifest import Manifest
 from runner.core.paths import compile_output, fold
+from runner.core.places import Places
 from runner.core.prompts import Files, NoFiles, Prompt, Reading, Source, stream
 from runner.core.reference import Reference
 from runner.core.shape import Scope, listed
 from runner.core.task import Recipe, TaskSpec
+from runner.core.yaml12 import shortened
 
 MAX_TASKS = 10_000_000
 MAX_CLASHES = 20
@@ -31,6 +33,8 @@ KEPT = 50_000
 """So many tasks are kept once they are expanded."""
 MAX_GRIDS = 4_096
 """Sets of axis values whose cells are kept."""
+MAX_FIRSTS = 10_000
+"""Requests whose first place is kept, in case that another prompt asks for the same."""
 
 SORTED = 16_384
 """So many hashes are made a list, on average: it takes six times the room of their array."""
@@ -77,6 +81,8 @@ class _Repeats:
     """Tasks that repeat the request of another, the first of those not counted."""
     idle: frozenset[str] = frozenset()
     """Axes in which tasks of one prompt and one request differ."""
+    prompts: Places = field(default_factory=Places)
+    """Prompts that ask for what one before them does."""
 
 
 class Expansion:
@@ -101,6 +107,7 @@ class Expansion:
         self._repeats = _Repeats()
         self._kept: tuple[TaskSpec, ...] | None = None
         self._has_references = False
+        self._blanks: list[str] = []
         self._find_repeats(*self._scan())
         self._check_paths()
 
@@ -120,6 +127,16 @@ class Expansion:
         """Axes whose values change nothing in the request of some prompt."""
         names = (name for prompt in self._manifest.prompts for one in prompt.dimensions for name in one.names)
         return [name for name in dict.fromkeys(names) if name in self._repeats.idle]
+
+    @property
+    def repeated_prompts(self) -> Places:
+        """Prompts that ask for what another asks for, each with the place of both."""
+        return self._repeats.prompts
+
+    @property
+    def blanks(self) -> Sequence[str]:
+        """For each file of prompts, where a row has nothing for a place of its text."""
+        return self._blanks
 
     @property
     def has_references(self) -> bool:
@@ -160,6 +177,7 @@ class Expansion:
     ) -> None:
         """Up to its end, too many tasks or too many problems, each said once; those of its file are raised."""
         seen, said, wrong = set[int](), set[str](), 0
+        blank, rest = None, Places()
         for prompt in stream([segment.item], self._reading):
             try:
                 cells = self._grids.of(prompt.dimensions)
@@ -174,10 +192,18 @@ class Expansion:
                 if wrong == MAX_CLASHES:
                     return
                 continue
+            if prompt.blank:
+                blank = blank or prompt
+                names = prompt.blank[1:] if blank is prompt else prompt.blank
+                rest.add(*(f"{name} in line {prompt.line}" for name in names))
             ids.append(hash(prompt.id))
             segment.longest = max(segment.longest, len(cells))
             if len(requests) * self._manifest.variants > MAX_TASKS:
                 return
+        if blank is not None:
+            again = f"; as empty: {rest}" if rest.count else ""
+            filled = f"{blank.blank[0]} is empty in {shortened(blank.text, 60)!r}"
+            self._blanks.append(f"{blank.file}:{blank.line}: {filled}{again}")
 
     def _find_repeats(self, ids: "array[int]", requests: "array[int]") -> None:
         """Number what repeats. Hashes only choose what is looked at: what counts is compared itself."""
@@ -186,25 +212,32 @@ class Expansion:
             return
         occurrence, number = array("L", [1]) * len(requests), array("L", [1]) * len(ids)
         counted: Counter[Request] = Counter()
-        idle = set[str]()
+        idle, firsts, prompts = set[str](), dict[Request, str](), Places()
         names = _Names(self._manifest)
         request = 0
         for place, prompt in enumerate(stream(self._manifest.prompts, self._reading)):
             if ids[place] in same_ids:
                 number[place] = names.number(prompt)
             asked: dict[Request, _Cell] = {}
+            here, there = f"{prompt.file or self._manifest.file}:{prompt.line}", None
             for cell in self._grids.of(prompt.dimensions):
                 if requests[request] in same_requests:
                     counted[one := self._request(prompt, cell)] += 1
                     occurrence[request] = counted[one]
+                    if counted[one] == 1 and len(firsts) < MAX_FIRSTS:
+                        firsts[one] = here
+                    elif counted[one] > 1 and one not in asked and there is None:
+                        there = firsts.get(one, "")
                     first = asked.setdefault(one, cell).values
                     idle.update(name for name, value in cell.values.items() if first[name] != value)
                 request += 1
+            if there is not None:
+                prompts.add(f"{here} asks for what {there} does" if there else "")
         if names.problems:
             raise ManifestError(self._manifest.file, names.problems)
         tasks = self._manifest.variants * (counted.total() - len(counted))
         self._repeats = _Repeats(
-            occurrence if tasks else None, number if same_ids else None, tasks, frozenset(idle)
+            occurrence if tasks else None, number if same_ids else None, tasks, frozenset(idle), prompts
         )
 
     def _request(self, prompt: Prompt, cell: _Cell) -> Request:

@@ -89,7 +89,8 @@ def _parts(segment: str, known: Collection[str]) -> tuple[str, ...]:
             raise ValueError(f"{{ext}} may stand only at the end, as {SUFFIX}")
         if name not in known:
             names = ", ".join(f"{{{k}}}" for k in known)
-            raise ValueError(f"unknown field {name!r} in the output: expected {names}")
+            hint = "; the id of a prompt, or of its row, is {prompt}" if name == "id" else ""
+            raise ValueError(f"unknown field {name!r} in the output: expected {names}{hint}")
     _check_literal(segment, parts[::2])
     return tuple(parts)
 

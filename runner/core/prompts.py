@@ -73,6 +73,8 @@ class Prompt:
     """Whether a person gave the id: one that was made is numbered where it is taken."""
     draft: str | None = None
     """Key of the task that it was chosen for."""
+    blank: tuple[str, ...] = ()
+    """What its row leaves empty though its text, or a reference, has a place for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,10 @@ class _Rows:
             file=self._source.file,
             given_id=row.id is not None,
             draft=draft or None,
+            blank=(
+                *_blank(template, values),
+                *(f"{n} in a reference" for r in references for n in _blank(r, values)),
+            ),
         )
 
     def _split(self, values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -280,6 +286,12 @@ class _Rows:
             else one
             for one in self._problems
         ]
+
+
+def _blank(template: Template, values: Mapping[str, str]) -> list[str]:
+    """The names of a template that fill it with nothing to be seen; an axis may mean to."""
+    blank = (name for name in template.names if name in values and not values[name].strip())
+    return [f"{{{name}}}" for name in dict.fromkeys(blank)]
 
 
 def _lines(numbers: Sequence[int]) -> str:

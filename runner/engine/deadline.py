@@ -24,9 +24,9 @@ class Deadline:
 
     by_utc: float
     clock: Clock
-    standard_s: Callable[[], float]
-    """Seconds that the standard lane would need for all that has not ended, batches included; infinity: it cannot
-    be done. Reads the ledger; blocks."""
+    standard_s: Callable[[], float | None]
+    """Seconds that the standard lane would need for what has not ended, batches included, as much of it as it can
+    buy in time; None: it can buy nothing, and batches are left to go on. Reads the ledger; blocks."""
 
     async def keep(self, pool: Shared, remotes: Remotes) -> None:
         """Watch the time; once it is short, cancel what is in batches and leave all the rest to the other lane."""
@@ -52,4 +52,4 @@ class Deadline:
         except RunnerError as error:  # the next claim says it
             log.warning("%s", error)
             needed_s = 0.0
-        return self.clock.utc() >= standard_from(self.by_utc, needed_s)
+        return needed_s is not None and self.clock.utc() >= standard_from(self.by_utc, needed_s)

@@ -478,6 +478,8 @@ class Lane:
         finish_at, without_at = outlook(
             standing, self.measured, wish.model, binds, in_flight=self.in_flight, now=now
         )
+        if self._pool.remote.total():  # nobody knows how long a batch takes, and it is not done before
+            finish_at = without_at = None
         since = self.pulse.since if self.pulse is not None and self.pulse.binds == binds else now
         believed, given = standing.belief, wish.limits.rpm
         if believed is not None and given is not None and (not believed.found or believed.allowed(now) >= given):

@@ -250,6 +250,13 @@ ALL_FIELDS = (
         ('output: ".{prompt}.{ext}"', "4:9: the segment '.{prompt}' must not begin or end with a dot or a space"),
         ("output: 'a\\{prompt}.{ext}'", "4:9: the character '\\\\' is not allowed in the output's file names"),
         ('output: "a:{prompt}.{ext}"', "4:9: the character ':' is not allowed in the output's file names"),
+        (
+            'output: "{id}.{ext}"',
+            (
+                "4:9: unknown field 'id' in the output: expected {job}, {prompt}, {variant}, {key}, {size}, "
+                "{aspect}; the id of a prompt, or of its row, is {prompt}"
+            ),
+        ),
         # numbers of tasks
         ("limits: {max_tasks: 1}\nvariants: 2", "4:21: the manifest has 2 tasks, max_tasks allows 1"),
         ("variants: 10000001", "4:11: 10,000,001 tasks before exclude: at most 10,000,000 in one manifest"),

@@ -397,6 +397,70 @@ def test_a_variable_draft_is_one_where_no_job_is_named():
     assert texts("prompt,draft\na {draft},sketch\n") == ["a sketch"]
 
 
+# --- what is said of rows that may not be meant so ---
+
+
+def blanks(
+    content: str, *lines: str, text: str = "A {size} photo of {animal} at {hour}", more: str = ""
+) -> list[str]:
+    """What is said of empty cells, in a file with those columns."""
+    prompts = f"prompts: [{{from: p.csv, text: '{text}'{more}}}]"
+    return list(expansion(*lines, prompts=prompts, files={"p.csv": content}).blanks)
+
+
+def test_a_cell_that_the_text_uses_and_that_is_empty_is_told_with_its_place():
+    one = "p.csv:3: {animal} is empty in 'A {size} photo of  at dawn'"
+    assert blanks("animal,hour\nox,dusk\n,dawn\n") == [one]
+    assert blanks("animal,hour\nox,dusk\n,dawn\nelk, \n") == [f"{one}; as empty: {{hour}} in line 4"]
+
+
+def test_of_many_empty_cells_a_few_are_named():
+    lines = ", ".join(f"{{animal}} in line {n}" for n in range(3, 8))
+    said = f"p.csv:2: {{animal}} is empty in 'A {{size}} photo of  at dusk'; as empty: {lines} and 1,494 more"
+    assert blanks("animal,hour\n" + 1_500 * ",dusk\n", "variants: 2") == [said]
+
+
+def test_empty_cells_that_nothing_uses_are_no_news():
+    assert not blanks("animal,hour,note\nox,dusk,\n")
+    assert not blanks("animal,hour,light\nox,dusk,\n", "matrix: {light: ['', x]}", text="{animal}{light}{hour}")
+    assert not blanks("animal,hour\nox,dusk\n,dawn\n", more=", limit: 1")
+    assert not blanks("animal,hour\nox,\n", more=", template: false")
+
+
+def test_an_empty_cell_in_a_reference_is_told():
+    (said,) = blanks("animal,hour,logo\nox,dusk,\n", more=", references: '{logo}'")
+    assert said == "p.csv:2: {logo} in a reference is empty in 'A {size} photo of ox at dusk'"
+
+
+def again(content: str, *lines: str, prompts: str = FROM) -> str:
+    """What is said of prompts that repeat."""
+    return str(expansion(*lines, prompts=prompts, files={"p.csv": content}).repeated_prompts)
+
+
+def test_prompts_that_repeat_are_told_with_the_place_of_both():
+    twice = "p.csv:4 asks for what p.csv:2 does"
+    assert again("prompt\ncat\ndog\ncat\n", "matrix: {size: [1K, 2K]}", "variants: 2") == twice
+    sizes = "prompt,size\ncat,1K\ncat,2K\ncat,\n"
+    assert again(sizes, "matrix: {size: [1K, 2K]}") == twice
+    assert not again("prompt,size\ncat,1K\ncat,2K\n", "matrix: {size: [1K, 2K]}")
+    inline = "prompts: [dog, {from: p.csv}, cat]"
+    assert again("prompt\ncat\n", prompts=inline) == "m.yaml:3 asks for what p.csv:2 does"
+
+
+def test_of_many_that_repeat_a_few_are_named():
+    shown = ", ".join(f"p.csv:{n} asks for what p.csv:2 does" for n in range(3, 8))
+    assert again("prompt\n" + 2_000 * "cat\n") == f"{shown} and 1,994 more"
+
+
+def test_an_axis_that_says_nothing_repeats_no_prompt_and_hides_none(monkeypatch):
+    light = "matrix: {light: [day, night]}"
+    assert not again("prompt\ncat\ndog\n", light)
+    assert again("prompt\ncat\ncat\n", light) == "p.csv:3 asks for what p.csv:2 does"
+    monkeypatch.setattr(matrix, "MAX_FIRSTS", 1)
+    made = expansion(prompts=FROM, files={"p.csv": "prompt\ncat\ndog\ndog\ncat\n"}).repeated_prompts
+    assert (made.count, made.first) == (2, ["p.csv:5 asks for what p.csv:2 does"])
+
+
 # --- against the simplest implementation ---
 
 row = st.fixed_dictionaries(

@@ -155,7 +155,7 @@ class Bench:
         meanwhile: Callable[[Pool], Coroutine[Any, Any, None]] | None = None,
         detach: bool = False,
         by_s: float | None = None,
-        standard_s: Callable[[], float] = lambda: 0.0,
+        standard_s: Callable[[], float | None] = lambda: 0.0,
         fails: Callable[[str, int], Exception | None] = lambda _verb, _n: None,
     ) -> "Bench":
         """One run, to its end, or until it dies at its so many-th touch of anything outside of it."""
@@ -208,7 +208,9 @@ class Bench:
             status = await anyio.to_thread.run_sync(partial(opened.reader.status, "j", since_utc=0))
             assert status.spend.held <= self.cap.nanos
 
-    def _pool(self, ledger: Any, *, detach: bool, by_s: float | None, standard_s: Callable[[], float]) -> Pool:
+    def _pool(
+        self, ledger: Any, *, detach: bool, by_s: float | None, standard_s: Callable[[], float | None]
+    ) -> Pool:
         several = len(self.models) > 1
         wishes = [Wish("test", model, self.limits, several) for model in self.models]
         standard = _sheet("standard")

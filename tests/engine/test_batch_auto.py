@@ -34,6 +34,9 @@ def test_the_rest_is_done_while_the_batches_run(tmp_path):
         await anyio.sleep(FEW_S)
         assert len(bench.service.sent) == 10
         assert pool.remote.total() == 2
+        assert (pool.pulse.binds, pool.pulse.finish_at) == ("remote", None), (
+            "not done now, with nothing left to send"
+        )
 
     drive(lambda: bench.run(meanwhile=look))
     bench.is_square()

@@ -19,12 +19,12 @@ NEEDS_S = 600.0
 class Scenario:
     """A run of a hundred tasks that is to be done within two hours."""
 
-    def __init__(self, folder, service, *, by_s=1_000.0 + 2 * HOUR_S, cap=Cap()):
+    def __init__(self, folder, service, *, by_s=1_000.0 + 2 * HOUR_S, cap=Cap(), needs_s=NEEDS_S):
         self.service, self.done_at = service, 0.0
         self.bench = Bench(folder, service, TASKS, auto=True, load=Load(lines=50, least=20), cap=cap)
 
         async def run():
-            await self.bench.run(by_s=by_s, standard_s=lambda: NEEDS_S)
+            await self.bench.run(by_s=by_s, standard_s=lambda: needs_s)
             self.done_at = anyio.current_time() - 1_000.0
 
         drive(run)
@@ -91,6 +91,12 @@ def test_a_deadline_that_is_past_leaves_everything_to_the_standard_lane(tmp_path
     done = Scenario(tmp_path, BatchService(), by_s=900.0)
     assert (done.service.jobs, done.service.count("upload")) == ([], 0)
     assert len(done.service.sent) == TASKS
+
+
+def test_batches_go_on_where_the_standard_lane_can_buy_nothing_in_time(tmp_path):
+    done = Scenario(tmp_path, BatchService(ends=lambda _: End(after_s=3 * HOUR_S)), needs_s=None)
+    assert (done.service.sent, done.service.count("cancel")) == ([], 0)
+    assert done.bench.status.spend.held == TASKS * COST
 
 
 def test_the_cap_is_the_same_for_what_is_bought_in_the_end(tmp_path):

@@ -191,6 +191,7 @@ def test_a_real_collection_is_expanded_byte_for_byte(tmp_path, name):
 
 
 @here
+@pytest.mark.timeout(400)
 def test_real_collections_are_rendered_and_every_prompt_arrives_byte_for_byte(command, home):
     """All of each, in one job of nearly six thousand, which takes a minute; they say some things twice."""
     entries = "".join(f"  - {{from: '{SHARED / name}', template: false}}\n" for name in REAL)

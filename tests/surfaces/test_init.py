@@ -58,6 +58,14 @@ def test_from_a_table_whose_columns_become_variables(command, home):
         ("a.csv", "id,name,what\n1,Tom,A cat that sleeps in a box\n", "text: {what}", "A picture of"),
         ("a.csv", "id,prompt\n1,A card that says {hello}\n", "template: false", "text:"),
         ("a.csv", "prompt,aspect\nA {x} cat,3:4\n", "column aspect: that of the row", "text:"),
+        ("a.csv", "prompt,model\nA cat,x\n", "column model: not used, until", "text:"),
+        (
+            "a.csv",
+            "id,prompt\n1,A cat\n",
+            "column id: names the pictures of its row, as {prompt} in output",
+            "text:",
+        ),
+        ("a.csv", "sku,prompt\n1,A cat\n", "a column named id would name the pictures", "text:"),
         ("a.tsv", "prompt\tmood\nA {mood} cat\tcalm\n", "columns to use in a prompt: {mood}", "text:"),
         ("a.csv", "id,what,note\n1,cat,\n2,dog,\n", "text: A picture of {what}", "{what}, {note}"),
         ("a.jsonl", '{"prompt": "A cat"}\n', "from: ../a.jsonl", "text:"),
@@ -72,6 +80,18 @@ def test_the_prompt_column_is_found(command, home, name, content, said, left_out
     text = readable("jobs/a.yaml")
     assert said in text.replace('"', "").replace("'", "")
     assert left_out not in "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def test_its_output_is_where_pictures_go_without_it(command, home):
+    picture(Path("photos/mug.png"))
+    Path("p.csv").write_text("id,prompt\nsku-7,A mug\n")
+    command("init", "jobs/a.yaml", "--from", "p.csv", "--references", "photos")
+    shown = [command("plan", "jobs/a.yaml", "--sandbox", "--show", "a/sku-7")]
+    text = Path("jobs/a.yaml").read_text()
+    Path("jobs/a.yaml").write_text(text.replace("# output:", "output:"))
+    assert "output:" in text
+    shown.append(command("plan", "jobs/a.yaml", "--sandbox", "--show", "a/sku-7"))
+    assert (shown[0].code, shown[0].out) == (0, shown[1].out)
 
 
 def test_from_a_folder_of_references(command, home):

@@ -1,5 +1,6 @@
 """What a plan says of the lanes, of a deadline, and of tasks that are in batches."""
 
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from runner.app.reports import plan_manifest, plan_object
 from runner.app.settings import Options, deadline, resolve
 from runner.app.tally import Alike
 from runner.cli.tables import plan_table
+from runner.core.calendar import PACIFIC
 from runner.core.deadline import CANCEL_S, SPARE, standard_from
 from runner.core.errors import UsageError
 from runner.core.forecast import Batch
@@ -109,6 +111,27 @@ def test_the_table_marks_the_chosen_lane(command, manifest):
     assert "2 tasks go as batches: done within a day as a rule, after two at the latest" in printed
 
 
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (
+            "tokens: 130",
+            "40 tasks go as batches, some 26 at a time (batch.tokens: 130): 2 turns, each done within a",
+        ),
+        (
+            "tokens: 1",
+            "40 tasks go as batches, some 1 at a time (batch.tokens: 1): 40 turns, each done within a day",
+        ),
+        ("tokens: 240", "40 tasks go as batches: done within a day as a rule"),
+        ("lines: 4, jobs: 5", "some 20 at a time (batch.jobs: 5): 2 turns, each done"),
+        ("output_mb: 50, jobs: 1", "some 8 at a time (batch.jobs: 1): 5 turns, each done"),
+    ],
+)
+def test_what_may_not_be_enqueued_at_once_takes_turns(manifest, batch, said):
+    plan = planned(manifest(f"variants: 20\nbatch: {{{batch}}}"), lane="batch")
+    assert any(said in line for line in lines(plan)), lines(plan)
+
+
 def test_a_lane_without_prices_is_not_free(manifest):
     path = manifest()
     path.write_text(path.read_text().replace("gemini-3.1-flash-image-preview", "some-router/model"))
@@ -160,10 +183,33 @@ def test_a_run_takes_its_batches_back_when_the_plan_said(manifest):
     left = {cell[0]: [Batch(31, plan.campaign.usual({cell: 31}))]}
     by, said = plan.deadline.by_utc, plan.deadline.standard_from_utc
 
-    def short(now):
-        return now >= standard_from(by, Outlook(plan.campaign, None, settings, now).needed_s(left))
+    def short(now: float) -> bool:
+        needed_s = Outlook(plan.campaign, None, settings, now).needed_s(left, by)
+        assert needed_s is not None
+        return now >= standard_from(by, needed_s)
 
     assert (short(said - 1), short(said + NEAR_S + 1)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "least_s", "most_s"),
+    [
+        ("{rpm: 1}", 3_600 - 60, 3_600),  # all the time there is, for a part of it
+        ("{rpm: 60, rpd: 30}", 0, 60),  # no longer than for the thirty that the day lets through
+        ("{rpm: 60, spend_usd_per_month: 1}", 0, 60),
+        ("{rpm: 60, spend_usd_per_month: 0.01}", None, None),
+    ],
+)
+def test_a_lane_that_can_buy_only_a_part_in_time_needs_what_that_part_takes(manifest, limits, least_s, most_s):
+    plan = planned(manifest(f"lane: auto\nvariants: 500\nlimits: {limits}", prompts="[a]"), by=in_hours(100))
+    settings, cell = resolve(Options(sandbox=True), {}), ("gemini-3.1-flash-image-preview", "512", "1:1")
+    left = {cell[0]: [Batch(500, plan.campaign.usual({cell: 500}))]}
+    noon = datetime(2026, 11, 30, 12, tzinfo=PACIFIC).timestamp()
+    needed_s = Outlook(plan.campaign, None, settings, noon).needed_s(left, noon + 3_600)
+    if least_s is None:
+        assert needed_s is None
+    else:
+        assert least_s <= needed_s <= most_s
 
 
 def test_a_day_that_turns_before_the_deadline_is_counted(manifest):
@@ -179,8 +225,15 @@ def test_a_deadline_that_cannot_be_met_is_noted(manifest):
     plan = planned(manifest("lane: auto\nvariants: 31\nlimits: {rpm: 1}"), by=in_hours(0.25))
     assert plan_object(plan)["deadline"]["standard_from"] is None
     assert not plan_object(plan)["deadline"]["feasible"]
-    assert any("even the standard lane alone would not be done by then" in note for note in plan.notes)
+    (told,) = (note for note in plan.notes if "not in time" in note)
+    assert re.search(r"even the standard lane alone needs 1:01:\d\d from now on, and 0:1[45]:\d\d is left", told)
     assert any("not even the standard lane alone" in line for line in lines(plan))
+
+
+def test_a_deadline_under_limits_that_never_let_it_be_done_is_noted(manifest):
+    path = manifest("lane: auto\nvariants: 9\nlimits: {spend_usd_per_month: 0.06}")
+    (told,) = (note for note in planned(path, by=in_hours(1)).notes if "not in time" in note)
+    assert "even the standard lane alone is never done, and 1:00:00 is left until 20" in told
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runner.adapters import webhook
+from runner.cli.faces import ConsoleFace
 from tests.surfaces.answering import receiver
 
 FAST = ("--sandbox", "--sandbox-latency", 0.01, "--sandbox-faults", "none,details_missing=0,overrun=0")
@@ -172,6 +173,23 @@ def test_a_disk_that_fails_in_the_middle_is_told_as_well(command, manifest, monk
     assert result.code == 5
     assert json.loads(hook.asked[0].body) == {"job": "j", "error": "the disk is gone", "exit_code": 5}
     assert hook.asked[0].headers["x-bulkrender-event"] == "halted"
+
+
+@pytest.mark.parametrize("answer", [KeyboardInterrupt, None])
+def test_a_no_to_the_second_job_is_told_to_nobody(live, manifest, monkeypatch, answer):
+    first, announce = manifest("notify: {command: [sh, -c, 'cat >> told']}"), ConsoleFace.announce
+    second = manifest(name="k.yaml")
+    second.write_text(first.read_text().replace("job: j", "job: k"))
+
+    def asked(self, plan, *, ask):
+        if plan.campaign.job == "k" and answer:
+            raise answer
+        return plan.campaign.job == "j" and announce(self, plan, ask=ask)
+
+    monkeypatch.setattr(ConsoleFace, "announce", asked)
+    result = live("run", first, second)
+    assert result.code == (130 if answer else 2)
+    assert json.loads(Path("told").read_text())["job"] == "j"
 
 
 def test_who_is_told_is_no_part_of_a_picture(command, manifest):

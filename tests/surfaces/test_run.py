@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.adapters.files import RealFiles
 from runner.core.budget import about
 
 INPUT, TEXT, IMAGE = 250, 1_500, 60_000
@@ -51,6 +52,29 @@ def test_a_plan_buys_nothing_and_changes_nothing(live, manifest, home, bought):
     assert answer["fits"] is True
     assert [path.name for path in home.iterdir()] == ["j.yaml"]
     assert not bought()
+
+
+def test_a_plan_and_a_run_tell_what_is_empty_and_what_repeats(live, manifest, home):
+    (home / "p.csv").write_text("animal,hour\nox,dusk\nox,\nox,dusk\n")
+    path = manifest(prompts="[{from: p.csv, text: '{animal} at {hour}'}]")
+    told = [
+        "p.csv:3: {hour} is empty in 'ox at '",
+        "1 task repeats the request of another, each a picture of its own: p.csv:4 asks for what p.csv:2 does",
+    ]
+    planned, ran = live("plan", path, "--json"), live("run", path)
+    assert json.loads(planned.out)["notes"][-2:] == told
+    assert all(f"note: {line}\n" in ran.err for line in told)
+
+
+def test_a_disk_with_too_little_room_for_the_job_is_noted_before_a_run(live, manifest, monkeypatch):
+    """A picture of 512 is expected to take some 270 KB; 64 MB of the disk are never touched."""
+    monkeypatch.setattr(RealFiles, "free", lambda *_: 64 * 2**20 + 5_000_000)
+    few, many = (json.loads(live("plan", manifest(f"variants: {n}"), "--json").out)["notes"] for n in (9, 10))
+    assert not any("room" in note for note in few)
+    (told,) = (note for note in many if "room" in note)
+    assert "20 pictures are expected to take 5 MB, and the output's disk has 5 MB for them" in told
+    ran = live("run", manifest("variants: 500\nbudget: {usd: 0.10, on_exceed: refuse}"))
+    assert "note: too little room: 1000 pictures are expected to take 270 MB, and " in ran.err
 
 
 def test_a_plan_that_does_not_fit_says_so(live, manifest):

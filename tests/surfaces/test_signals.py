@@ -185,7 +185,10 @@ def test_on_a_terminal_real_money_is_asked_for(environment, service):
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x04", 2)])
-def test_ctrl_c_and_ctrl_d_at_the_question_buy_nothing(environment, service, key, code):
+def test_ctrl_c_and_ctrl_d_at_the_question_buy_nothing_and_tell_nobody(
+    environment, service, home, manifest, key, code
+):
+    manifest("variants: 10\nnotify: {command: [touch, told]}")
     with on_a_terminal(environment) as (run, terminal):
         terminal.read_until("[y/N]")
         # a signal that comes between the question and the read is only seen at the next one
@@ -195,7 +198,7 @@ def test_ctrl_c_and_ctrl_d_at_the_question_buy_nothing(environment, service, key
                 run.wait(1)
                 break
         assert run.returncode == code
-    assert service.arrived == 0
+    assert (service.arrived, (home / "told").exists()) == (0, False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--yes"]])

@@ -4,11 +4,16 @@ import io
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import anyio
 import pytest
 from rich.console import Console
 
 from runner.app.reports import StatusReport
+from runner.app.running import Watched
+from runner.cli.faces import ConsoleFace
 from runner.cli.watch import watched
 from runner.core.budget import Cap, Spend
 from runner.core.lifecycle import State
@@ -84,6 +89,18 @@ def test_more_jobs_than_lines_are_counted():
 def test_none_or_one_is_told_in_full(jobs):
     text = "\n".join(shown(*jobs))
     assert ("held back by" in text) if jobs else ("no jobs" in text)
+
+
+def test_without_a_terminal_each_line_of_progress_has_its_time(monkeypatch):
+    looks = iter([JOB])
+    pool: Any = SimpleNamespace(in_flight=8, pulse=PULSE)
+    written = io.StringIO()
+    monkeypatch.setattr("runner.cli.faces.PLAIN_EVERY_S", 0.0)
+    face = ConsoleFace(Console(file=written, force_terminal=False))
+    with pytest.raises(RuntimeError, match="StopIteration"):  # nothing more to look at
+        anyio.run(face.follow, Watched(pool, lambda: next(looks), 0.0))
+    (line,) = written.getvalue().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ a: 42 of 100, 8 in flight, 42 images/min, ETA [01]:", line)
 
 
 def test_watching_ends_with_the_last_job(command, manifest):
