@@ -61,6 +61,9 @@ class Files(Protocol):
     def kind(self, path: Path | str) -> Kind | None:
         """What is at a name; None for nothing, also below something that is not a folder."""
 
+    def written(self, path: Path) -> tuple[int, float]:
+        """Bytes of a file, and when it was last written, in seconds since 1970."""
+
     def real(self, path: Path) -> Path:
         """The path with symbolic links resolved as far as it exists."""
 
@@ -146,6 +149,11 @@ class RealFiles:
         if stat.S_ISREG(mode):
             return Kind.FILE
         return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.OTHER
+
+    def written(self, path: Path) -> tuple[int, float]:
+        """See `Files`."""
+        facts = path.lstat()
+        return facts.st_size, facts.st_mtime
 
     def real(self, path: Path) -> Path:
         """See `Files`."""

@@ -17,6 +17,7 @@ from runner.adapters import delivery, relocation
 from runner.adapters.delivery import Delivery
 from runner.adapters.files import Files, RealFiles
 from runner.adapters.folder import OutputFolder
+from runner.adapters.obstacle import Bought, bought
 from runner.adapters.pictures import largest_bytes
 from runner.core.errors import LocalFailureError, OutputError
 from runner.core.lifecycle import Answer, Made, Unstored, Unusable
@@ -139,6 +140,11 @@ class FolderStore:
         """Files in the way of these stems, but for pictures in `ours` and their sidecars; changes nothing."""
         with self._local():
             return relocation.foreign(self.folder, stems, ours)
+
+    def bought(self, paths: Iterable[str]) -> Iterator[Bought]:
+        """Those of the files that a sidecar beside them says were paid for; changes nothing."""
+        with self._local():
+            yield from bought(self.folder, paths)
 
     def missing(self, paths: Iterable[str]) -> list[str]:
         """Those of the paths where no file is; changes nothing."""

@@ -1,12 +1,13 @@
 """What ledger and folder hold of a job before a run: spend and caps, pictures, and files that are not ours."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
 
 from runner.adapters.storage import FolderStore
 from runner.app.campaign import Campaign, refuse_unproven_caps
+from runner.app.obstacles import in_the_way
 from runner.core.budget import Cap, Spend
 from runner.core.errors import OutputError, UsageError
 from runner.ledger import AccountStatus, Reader, agreed_cap
@@ -23,8 +24,8 @@ class Before:
     """Of all its pictures, orphans' included."""
     missing: tuple[str, ...] = ()
     """Those of them that the folder no longer has."""
-    in_flight: frozenset[str] = frozenset()
-    """Stems of requests that a dead run left, and of those in remote batches."""
+    in_flight: Mapping[str, str] = field(default_factory=dict)
+    """Token -> stem of requests that a dead run left, and of those in remote batches."""
     cap: Cap | None = None
     unpriced: int = 0
     """Attempts whose cost nobody knows."""
@@ -128,40 +129,52 @@ def holders(campaign: Campaign, before: Before) -> list[tuple[str, Spend, Cap]]:
 class Way:
     """Files that are not ours where a picture is to go: an error, never overwritten or adopted.
 
-    What a dead run had in flight may lie there whole: it is the next run's to adopt. Stems are looked at some at a
-    time, so that those of a large job are never all in memory.
+    What a dead run had in flight may lie there whole: it is the next run's to adopt. One that another attempt
+    brought is in the way there too, or it would be bought once more if this attempt came to nothing. Stems are
+    looked at some at a time, so that those of a large job are never all in memory.
     """
 
     AT_ONCE = 50_000
 
     def __init__(self, campaign: Campaign, store: FolderStore, before: Before, reader: Reader | None) -> None:
         """Nothing is in the way yet."""
-        self._job, self._store, self._in_flight = campaign.job, store, before.in_flight
+        self._campaign, self._store, self._reader = campaign, store, reader
+        self._before = before
+        self._in_flight = set(before.in_flight.values())
         self._ours = before.paths | _half_moved(campaign, before.missing, reader)
         self._stems: list[str] = []
-        self._strangers: set[str] = set()
+        self._awaited: list[str] = []
+        self._found: set[str] = set()
 
     def leads_to(self, stem: str) -> None:
         """A picture of the job is to go here."""
-        if stem not in self._in_flight:
-            self._stems.append(stem)
-        if len(self._stems) >= self.AT_ONCE:
+        (self._awaited if stem in self._in_flight else self._stems).append(stem)
+        if len(self._stems) + len(self._awaited) >= self.AT_ONCE:
             self._look()
 
     def refuse_strangers(self) -> None:
         """OutputError if anything is in the way of what it was told of."""
         self._look()
-        if self._strangers:
-            first = ", ".join(sorted(self._strangers)[:5])
-            more = f" and {len(self._strangers) - 5} more" if len(self._strangers) > 5 else ""
-            raise OutputError(
-                f"{self._store.root}: files that this ledger does not know are where pictures of job "
-                f"{self._job} go: {first}{more}. Move them away, or choose another --output"
-            )
+        if self._found and self._reader is not None:
+            since = self._come_since(self._reader)
+            self._found = {path for path in self._found if path.rpartition(".")[0] not in since}
+        if self._found:
+            raise OutputError(in_the_way(self._campaign, self._store, self._found))
+
+    def _come_since(self, reader: Reader) -> set[str]:
+        """Stems of pictures that a run has ordered or brought since the ledger was read; ordered ones first."""
+        job = self._campaign.job
+        ordered = {
+            stem for token, stem in reader.stems_in_flight(job).items() if token not in self._before.in_flight
+        }
+        return ordered | {path.rpartition(".")[0] for path in reader.paths(job) if path not in self._before.paths}
 
     def _look(self) -> None:
-        self._strangers.update(self._store.foreign(self._stems, self._ours))
+        self._found.update(self._store.foreign(self._stems, self._ours))
+        others = self._store.bought(self._store.foreign(self._awaited, self._ours))
+        self._found.update(one.path for one in others if one.sidecar.attempt not in self._before.in_flight)
         self._stems.clear()
+        self._awaited.clear()
 
 
 def _half_moved(campaign: Campaign, missing: Collection[str], reader: Reader | None) -> set[str]:

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from math import ceil
 
+from runner.app.views import instant
+
 
 def duration(seconds: float) -> str:
     """`2 d 3:04:05`, `0:00:12`."""
@@ -11,9 +13,10 @@ def duration(seconds: float) -> str:
     return f"{days} d {clock}" if days else clock
 
 
-def local_time(utc: float) -> str:
-    """To the second before, in this machine's time, with its offset."""
-    return datetime.fromtimestamp(int(utc)).astimezone().isoformat(" ")
+def moment(utc: float) -> str:
+    """To the second before; and what this machine's clock shows then, as `--by` was given by that."""
+    here = datetime.fromtimestamp(int(utc)).astimezone()
+    return f"{instant(int(utc))} ({here:%H:%M} here)" if here.utcoffset() else f"{instant(int(utc))}"
 
 
 def size(size_bytes: int) -> str:

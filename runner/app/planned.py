@@ -6,7 +6,7 @@ from math import isinf
 
 from runner.app.campaign import Campaign
 from runner.app.comparison import Carried, Difference
-from runner.app.figures import duration, local_time, size
+from runner.app.figures import duration, moment, size
 from runner.app.finish import Deadline
 from runner.app.tally import Projection
 from runner.core.batching import Queue
@@ -145,5 +145,5 @@ class Plan:
 def _too_late(deadline: Deadline) -> str:
     """That a deadline cannot be met, with what is missing."""
     needs = "is never done" if isinf(deadline.needed_s) else f"needs {duration(deadline.needed_s)} from now on"
-    left = f"{duration(max(0.0, deadline.left_s))} is left until {local_time(deadline.by_utc)}"
+    left = f"{duration(max(0.0, deadline.left_s))} is left until {moment(deadline.by_utc)}"
     return f"not in time: under its limits even the standard lane alone {needs}, and {left}"

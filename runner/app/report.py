@@ -17,6 +17,7 @@ from runner.app.settings import Options, resolve
 from runner.core.errors import UsageError
 from runner.core.lifecycle import AttemptState, State, Verdict
 from runner.core.pricing import STANDARD_TIERS
+from runner.core.remains import CANCELLED
 from runner.core.shape import guess, listed
 from runner.ledger import BookedAttempt, BookedTask, Books, Ledger, Reader
 
@@ -24,6 +25,8 @@ MOST = 5
 """How many of the dearest and of the slowest attempts are listed."""
 WRONG = frozenset({"wrong_pixels", "broken_image"})
 """Reasons of an attempt whose picture came, was charged, and is not what was ordered."""
+UNDONE = "undone"
+"""Outcome of a line that its batch did not do."""
 OF_ATTEMPTS = ("lane", "tier", "served_by", "outcome", "endpoint")
 """What `--by` can ask of an attempt; all else it asks of a task."""
 NOTHING = "-"
@@ -52,6 +55,10 @@ class Line:
     """Attempts whose money is not known at all: with any, the money above is not the whole of it."""
     free: int = 0
     """Sends that were answered with an error and cost nothing."""
+    cancelled: int = 0
+    """Lines of batches that were cancelled before they ran."""
+    undone: int = 0
+    """Lines of batches that ended in another way without doing them: free as well."""
     written_off: int = 0
     """Charges without an answer: they were unknown until a person booked them as spent."""
     released: int = 0
@@ -81,6 +88,10 @@ class Line:
                 self.unpriced += one.reserved_nanos is None
             case AttemptState.RELEASED if one.reason == Verdict.RELEASED:
                 self.released += one.sent_at is not None
+            case AttemptState.RELEASED if one.outcome == UNDONE and one.reason == CANCELLED:
+                self.cancelled += one.sent_at is not None
+            case AttemptState.RELEASED if one.outcome == UNDONE:
+                self.undone += one.sent_at is not None
             case AttemptState.RELEASED:
                 self.free += one.sent_at is not None
 
@@ -141,7 +152,7 @@ class Tally:
         order = -self._looked_at
         if one.cost_nanos:
             _keep(self.dearest, (one.cost_nanos, order, (task, one)))
-        if one.latency_s is not None and one.sent_at is not None:
+        if one.latency_s is not None and one.sent_at is not None and one.outcome != UNDONE:
             _keep(self.slowest, (one.latency_s, order, (task, one)))
         if one.state is AttemptState.SETTLED:
             self.served_by[one.model_version or NOTHING] += 1

@@ -157,6 +157,8 @@ def _sends_object(tally: Tally) -> Json:
         "again": whole.sends - (whole.tasks - tally.unsent),
         "charged": whole.charges,
         "free": whole.free,
+        "cancelled": whole.cancelled,
+        "undone": whole.undone,
         "released_by_hand": whole.released,
         "unknown": whole.unanswered,
         "in_flight": whole.in_flight,

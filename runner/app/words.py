@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner.app.figures import duration, local_time
+from runner.app.figures import duration, moment
 from runner.app.planned import Plan
 from runner.app.settings import Options, command_line
 from runner.core.budget import Cap, about, dollars
@@ -54,15 +54,15 @@ def lane_lines(plan: Plan) -> list[str]:
 
 
 def deadline_line(plan: Plan) -> str | None:
-    """Until when the standard lane can wait, in local time; None without a deadline."""
+    """Until when the standard lane can wait; None without a deadline."""
     deadline = plan.deadline
     if deadline is None:
         return None
-    by = local_time(deadline.by_utc)
+    by = moment(deadline.by_utc)
     if deadline.standard_from_utc is None:
         return f"by {by}: not even the standard lane alone would be done in time"
     worst = "an unknown price" if plan.worst_nanos is None else f"up to ${about(plan.worst_nanos)}"
-    at = local_time(deadline.standard_from_utc)
+    at = moment(deadline.standard_from_utc)
     return f"by {by}: what no batch has brought until {at} goes to the standard lane; with both lanes paid {worst}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,9 @@ from typing import Any, NoReturn
 
 from runner.cli.completion import VARIABLE, prepare
 from runner.core.errors import LocalFailureError, RunnerError
+
+UNREAD = 128 + signal.SIGPIPE
+"""Exit code where the reader of the output has gone: what a shell says of any program that ends so."""
 
 
 def main() -> NoReturn:
@@ -34,11 +38,13 @@ def guarded(command: Callable[[], Any], *, wants_json: bool) -> int:
     except ClickException as error:
         return _misuse(error, wants_json=wants_json)
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich and click turn it into 1: "some tasks failed"
+            return UNREAD
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:
         return _fail("interrupted; run again to resume", 130, wants_json=wants_json)
     except BrokenPipeError:
-        return 1
+        return UNREAD
     except OSError as error:
         return _fail(f"cannot write the output: {error.strerror or error}", 5, wants_json=wants_json)
     except RunnerError as error:

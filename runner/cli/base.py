@@ -62,20 +62,32 @@ def options(
 Manifests = Annotated[list[Path], typer.Argument(help="Manifests, run one after another.")]
 OneManifest = Annotated[Path, typer.Argument(help="The manifest.")]
 Database = Annotated[
-    str | None, typer.Option("--database", help="Ledger URL [BULKRENDER_DATABASE_URL; sqlite:///bulkrender.db].")
+    str | None,
+    typer.Option(
+        "--database", metavar="URL", help="Ledger URL [BULKRENDER_DATABASE_URL; sqlite:///bulkrender.db]."
+    ),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", help="Folder of the pictures [BULKRENDER_OUTPUT; renders/].")
+    str | None,
+    typer.Option("--output", metavar="DIR", help="Folder of the pictures [BULKRENDER_OUTPUT; renders/]."),
 ]
 BaseUrl = Annotated[
-    str | None, typer.Option("--base-url", help="API base URL, may carry a path prefix [GOOGLE_GEMINI_BASE_URL].")
+    str | None,
+    typer.Option(
+        "--base-url", metavar="URL", help="API base URL, may carry a path prefix [GOOGLE_GEMINI_BASE_URL]."
+    ),
 ]
 Sandbox = Annotated[bool, typer.Option("--sandbox", help="A local stand-in for the service; no key, no money.")]
-Budget = Annotated[str | None, typer.Option("--budget", help="Cap in dollars; beats the manifest's.")]
-Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests in flight [64].")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="USD", help="Cap in dollars; beats the manifest's.")
+]
+Rpm = Annotated[int | None, typer.Option("--rpm", metavar="N", min=1, help="Requests a minute.")]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="N", min=1, help="Requests in flight [64].")
+]
 Lane = Annotated[
-    str | None, typer.Option("--lane", help="standard, batch (half the price, hours of patience) or auto.")
+    str | None,
+    typer.Option("--lane", metavar="LANE", help="standard, batch (half the price, hours of patience) or auto."),
 ]
 By = Annotated[
     str | None,
@@ -99,11 +111,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 
 def face() -> Any:
     """Who talks to the person at the terminal."""
-    from rich.console import Console
+    from runner.cli.faces import ConsoleFace, Voice
 
-    from runner.cli.faces import ConsoleFace
-
-    return ConsoleFace(Console(stderr=True, highlight=False))
+    return ConsoleFace(Voice(stderr=True, highlight=False))
 
 
 def emit(value: Any, *, as_json: bool, text: Any) -> None:

@@ -51,7 +51,7 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-_FORMATS = {f".{one}": one for one in Format}
+_FORMATS = {"": Format.JSONL, **{f".{one}": one for one in Format}}
 
 
 class LogFormat(StrEnum):
@@ -128,10 +128,16 @@ def run(
     lane: Lane = None,
     by: By = None,
     detach: Detach = False,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM lets requests in flight land.")] = 25.0,
-    sandbox_faults: Annotated[str | None, typer.Option(help="Faults of the sandbox: a preset or a file.")] = None,
-    sandbox_latency: Annotated[float | None, typer.Option(min=0, help="Seconds the sandbox takes.")] = None,
-    sandbox_seed: Annotated[int | None, typer.Option(help="Seed of the sandbox.")] = None,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds that SIGTERM lets requests in flight land.")
+    ] = 25.0,
+    sandbox_faults: Annotated[
+        str | None, typer.Option(metavar="FAULTS", help="Faults of the sandbox: a preset or a file.")
+    ] = None,
+    sandbox_latency: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Seconds the sandbox takes.")
+    ] = None,
+    sandbox_seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sandbox.")] = None,
     sandbox_quota: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,13 +148,16 @@ def run(
     ] = None,
     sandbox_speed: Annotated[
         float | None,
-        typer.Option(min=0.001, help="How fast the sandbox's clock runs; the run's own stays the wall's."),
+        typer.Option(
+            metavar="FACTOR", min=0.001, help="How fast the sandbox's clock runs; the run's own stays the wall's."
+        ),
     ] = None,
     sandbox_outage: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="START+LENGTH[:KIND]",
-            help="An outage of the sandbox in seconds of its clock, repeatable: 60+30, 60+30:timeout.",
+            metavar="OUTAGE",
+            help="An outage of the sandbox, START+LENGTH[:KIND] in seconds of its clock, repeatable: 60+30, "
+            "60+30:timeout.",
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Sleep through a daily limit and go on.")] = False,
@@ -229,9 +238,13 @@ def export(
     sandbox: Sandbox = False,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="jsonl, csv, or parquet (an extra) [as the file of --to ends; jsonl]."),
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="jsonl, csv, or parquet (an extra); else as the file of --to ends, or jsonl.",
+        ),
     ] = None,
-    to: Annotated[Path | None, typer.Option("--to", help="A file instead of stdout.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A file instead of stdout.")] = None,
     orphaned: Annotated[bool, typer.Option("--all", help="Also tasks the manifest no longer names.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="With --to: one JSON object on stdout, saying what was written.")
@@ -243,7 +256,7 @@ def export(
     if as_json and to is None:
         raise UsageError("--json says what was written to the file of --to; without one, the rows go to stdout")
     if format_ is None:
-        format_ = _FORMATS.get("" if to is None else to.suffix.lower(), Format.JSONL)
+        format_ = _format_of(to)
     if format_ is Format.PARQUET:
         _ready_for_parquet(to)
     rows = export_rows(job, Options(database=database, sandbox=sandbox), os.environ, orphaned=orphaned)
@@ -284,7 +297,7 @@ def promote(
     with_draft: Annotated[
         bool, typer.Option("--with-draft", help="The draft's picture goes along as the last reference.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the new job [JOB-final].")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the new job [JOB-final].")] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The manifest; else beside that of the drafts.")
     ] = None,
@@ -294,7 +307,8 @@ def promote(
     base_url: BaseUrl = None,
     sandbox: Sandbox = False,
     budget: Annotated[
-        str | None, typer.Option(help="Cap of the new job in dollars, beside that of the drafts' account.")
+        str | None,
+        typer.Option(metavar="USD", help="Cap of the new job in dollars, beside that of the drafts' account."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -350,18 +364,29 @@ def schema() -> None:
 
 @cli.command(epilog=examples("sandbox --port 8080", "sandbox --port 0 --faults storm --rpm 60 --outage 60+30"))
 def sandbox(
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port on loopback; 0: any.")] = None,
-    uds: Annotated[Path | None, typer.Option(help="A Unix socket instead of a port.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    state: Annotated[Path, typer.Option(help="Folder of its bill and request log.")] = Path("bulkrender-sandbox"),
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="TCP port on loopback; 0: any.")
+    ] = None,
+    uds: Annotated[Path | None, typer.Option(metavar="PATH", help="A Unix socket instead of a port.")] = None,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    state: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its bill and request log.")] = Path(
+        "bulkrender-sandbox"
+    ),
     faults: Annotated[
-        str, typer.Option(help="A preset (none, mild, storm, night), a file, or name=share,…")
+        str,
+        typer.Option(
+            metavar="FAULTS",
+            help="A preset (none, mild, storm, night), a file, or name=share,name=share.",
+        ),
     ] = "none",
-    seed: Annotated[int, typer.Option(help="Seed of faults, usage and latency.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of faults, usage and latency.")] = 0,
     speed: Annotated[
-        float, typer.Option(min=0.001, help="How fast its clock runs: quotas, days, outages, delays.")
+        float,
+        typer.Option(metavar="FACTOR", min=0.001, help="How fast its clock runs: quotas, days, outages, delays."),
     ] = 1.0,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds an answer takes on average.")] = 0.4,
+    latency: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds an answer takes on average.")
+    ] = 0.4,
     rpm: Annotated[
         str | None, typer.Option(metavar="N", help="Quota: requests in any minute, for each model.")
     ] = None,
@@ -396,16 +421,15 @@ def sandbox(
     nameless_quotas: Annotated[
         bool, typer.Option("--nameless-quotas", help="A quota refuses without its name, its limit and a delay.")
     ] = False,
-    quota_values: Annotated[
-        bool,
-        typer.Option("--quota-values/--no-quota-values", help="Whether a refusal says how large the quota is."),
-    ] = True,
+    no_quota_values: Annotated[
+        bool, typer.Option("--no-quota-values", help="A refusal does not say how large the quota is.")
+    ] = False,
     outage: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="START+LENGTH[:KIND]",
-            help="An outage, repeatable: seconds of its clock from its first start, and how long. "
-            "KIND: 503, 500, 504, timeout (no answer), refuse (closed unread).",
+            metavar="OUTAGE",
+            help="An outage, START+LENGTH[:KIND], repeatable: seconds of its clock from its first start, and how "
+            "long. KIND: 503, 500, 504, timeout (no answer), refuse (closed unread).",
         ),
     ] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", help="End with the parent.")] = False,
@@ -430,7 +454,7 @@ def sandbox(
         spent_this_month=spent_this_month,
         count_rejected=count_rejected,
         nameless_quotas=nameless_quotas,
-        quota_values=quota_values,
+        quota_values=not no_quota_values,
         outages=outage or (),
         until_stdin_closes=until_stdin_closes,
     )
@@ -451,6 +475,19 @@ def _check_sandbox(faults: str | None, quotas: Sequence[str], outages: Sequence[
         read_faults("--sandbox-faults", faults or "none")
         read_quotas("--sandbox-quota", quotas)
         read_outages("--sandbox-outage", outages)
+
+
+def _format_of(to: Path | None) -> Format:
+    """What the name of the file says; JSON lines where there is none, or it ends in nothing."""
+    ending = "" if to is None else to.suffix.lower()
+    if ending not in _FORMATS:
+        from runner.core.shape import listed
+
+        raise UsageError(
+            f"--to {to}: {ending} is none of the formats that there are: end its name in "
+            f"{listed([f'.{one}' for one in Format])}, or say which it is to be with --format"
+        )
+    return _FORMATS[ending]
 
 
 def _write_file(rows: Any, format_: Format, to: Path) -> int:

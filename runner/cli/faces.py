@@ -36,6 +36,14 @@ MOST_NAMES = 5
 """Jobs of an account that are named; the rest are counted."""
 
 
+class Voice(Console):
+    """A console that falls silent where its reader has gone; Rich would end the program, and a run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+
+
 @contextmanager
 def unheard() -> Iterator[None]:
     """Print, unless nobody is there any more."""

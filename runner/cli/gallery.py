@@ -40,7 +40,10 @@ def gallery(
     ] = False,
     database: Database = None,
     output: Annotated[
-        str | None, typer.Option("--output", help="Folder of the pictures, if it is not where the ledger has it.")
+        str | None,
+        typer.Option(
+            "--output", metavar="DIR", help="Folder of the pictures, if it is not where the ledger has it."
+        ),
     ] = None,
     sandbox: Sandbox = False,
     as_json: AsJson = False,

@@ -54,7 +54,12 @@ def _chain(found: Receipt) -> Iterator[str]:
             whole.charges,
             _steps(
                 f"{whole.sends} sends",
-                **{"answered with an error, free": -whole.free, "never fully answered, held": -whole.unanswered},
+                **{
+                    "answered with an error, free": -whole.free,
+                    "cancelled before they ran, nothing charged": -whole.cancelled,
+                    "not done by their batch, nothing charged": -whole.undone,
+                    "never fully answered, held": -whole.unanswered,
+                },
                 released_by_hand=-whole.released,
                 in_flight=-whole.in_flight,
             ),

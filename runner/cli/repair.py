@@ -24,7 +24,8 @@ from runner.core.errors import UsageError
 from runner.core.lifecycle import Verdict
 
 Speed = Annotated[
-    float | None, typer.Option("--sandbox-speed", min=0.001, help="How fast the sandbox's clock runs.")
+    float | None,
+    typer.Option("--sandbox-speed", metavar="FACTOR", min=0.001, help="How fast the sandbox's clock runs."),
 ]
 
 WHICH = "KEY: of a task, the start of it, a path, or all; repeatable."
@@ -55,7 +56,8 @@ def reconcile(
         list[str] | None, typer.Option(metavar="KEY", help="Book them as free: they were not billed.")
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(help="Why, for --write-off and --release; kept with each of them for ever.")
+        str | None,
+        typer.Option(metavar="WHY", help="Why, for --write-off and --release; kept with each of them for ever."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --write-off and --release.")] = False,
     as_json: AsJson = False,
@@ -110,7 +112,9 @@ def cancel(
     base_url: BaseUrl = None,
     sandbox: Sandbox = False,
     sandbox_speed: Speed = None,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM lets a download land.")] = 25.0,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds that SIGTERM lets a download land.")
+    ] = 25.0,
     as_json: AsJson = False,
 ) -> None:
     """Take back the remote batches of a job: cancel, wait for that, harvest, queue the rest again."""

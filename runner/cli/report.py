@@ -24,7 +24,7 @@ def report(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="AXIS,…",
+            metavar="AXIS[,AXIS]",
             help="Money and outcome by size, aspect, model, prompt, variant, state, reason, an axis of your own, "
             "lane, tier, served_by, outcome, endpoint; several: every combination.",
         ),

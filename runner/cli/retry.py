@@ -18,10 +18,15 @@ from runner.cli.base import AsJson, Database, OneJob, Output, Sandbox, cli, emit
 )
 def retry(
     job: OneJob,
-    state: Annotated[list[str] | None, typer.Option(help="refused or failed; repeatable.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="refused or failed; repeatable.")
+    ] = None,
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="image_safety, invalid, unknown_held, wrong_pixels… as `report` has them; repeatable."),
+        typer.Option(
+            metavar="REASON",
+            help="image_safety, invalid, unknown_held, wrong_pixels or another that `report` has; repeatable.",
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -31,7 +36,8 @@ def retry(
         ),
     ] = None,
     key: Annotated[
-        list[str] | None, typer.Option(help="One task: its key, the start of it, or its path; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY", help="One task: its key, the start of it, or its path; repeatable."),
     ] = None,
     gone: Annotated[
         bool,

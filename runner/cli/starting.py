@@ -40,8 +40,12 @@ def init(
         Path | None,
         typer.Option(metavar="DIR", help="A folder of pictures: each goes along with every prompt in turn."),
     ] = None,
-    job: Annotated[str | None, typer.Option(help="Name of the job; else that of the file.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model id; else the newest of the catalog.")] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the job; else that of the file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Model id; else the newest of the catalog.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     as_json: AsJson = False,
 ) -> None:

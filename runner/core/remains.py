@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from runner.core.lifecycle import Invalid, Lost, Outcome, Undone
 from runner.core.remote import Remote
 
+CANCELLED = "batch_cancelled"
+"""Reason of what its batch, cancelled, had not done."""
+
 _LINE = re.compile(r"\bline (\d{1,9})\b", re.IGNORECASE)
 _MAYBE_BILLED = frozenset({1, 4})
 """gRPC codes of requests that may have been billed: cancelled, deadline exceeded (design §4, 499 and 504)."""
@@ -42,7 +45,8 @@ def remains(
     held = {key for key, _ in dearest}
     tried = remote.state != "CANCELLED"
     free = "line_missing" if reason == "results_gone" else reason
-    return {key: Lost(reason, cause) if key in held else Undone(free, cause, tried) for key, _ in left}
+    said = f"cancelled before it ran, nothing charged ({cause})" if free == CANCELLED else cause
+    return {key: Lost(reason, cause) if key in held else Undone(free, said, tried) for key, _ in left}
 
 
 def spoilt(remote: Remote, asked: int) -> int | None:
@@ -74,6 +78,6 @@ def _why(remote: Remote, *, gone: bool) -> tuple[str, str]:
         case "EXPIRED":
             return "batch_expired", said or "its batch expired before it was done"
         case "CANCELLED":
-            return "batch_cancelled", said or "its batch was cancelled before it was done"
+            return CANCELLED, said or "its batch was cancelled before it was done"
         case _:
             return "line_missing", "the results of its batch have no line for it"

@@ -37,7 +37,7 @@ class Deadline:
         """Take the batches back if the time is short; whether it is."""
         if pool.hurrying or not await self._is_short():
             return pool.hurrying
-        by = datetime.fromtimestamp(self.by_utc, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
+        by = datetime.fromtimestamp(self.by_utc, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         log.warning(
             "the deadline of %s is near: batches are cancelled (%s), the rest goes to the standard lane",
             *(by, remotes.words()),

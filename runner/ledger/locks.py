@@ -44,7 +44,7 @@ class FileLock:
 
     def sign(self) -> None:
         """Write who holds the lock, for the message that others print."""
-        started = datetime.now(UTC).isoformat(timespec="seconds")
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         card = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(card).encode(), 0)

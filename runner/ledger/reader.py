@@ -99,8 +99,8 @@ class Reader:
         """Display name -> job of every batch there ever was at an endpoint, of all jobs."""
         return self._ask(batch_queries.display_names, endpoint)
 
-    def stems_in_flight(self, job: str) -> frozenset[str]:
-        """Stems of the attempts that have not ended, of either lane; none for a job the ledger does not know."""
+    def stems_in_flight(self, job: str) -> dict[str, str]:
+        """Token -> stem of the attempts that have not ended, of either lane; none for an unknown job."""
         return self._ask(stems_in_flight, job)
 
     def seen(self) -> dict[Sight, int]:

@@ -171,6 +171,9 @@ class LossyFiles:
             return None
         return Kind.FOLDER if node.folder else Kind.FILE
 
+    def written(self, path: Path) -> tuple[int, float]:
+        return len(self._need(path).data), 0.0
+
     def real(self, path: Path) -> Path:
         return path
 
@@ -254,6 +257,9 @@ class TappedFiles:
 
     def kind(self, path: Path | str) -> Kind | None:
         return self.inner.kind(path)
+
+    def written(self, path: Path) -> tuple[int, float]:
+        return self.inner.written(path)
 
     def real(self, path: Path) -> Path:
         return self.inner.real(path)

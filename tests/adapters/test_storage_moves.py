@@ -201,6 +201,17 @@ def test_known_pictures_and_their_sidecars_are_not_foreign():
     assert foreign(["a/poster", "a/b.v2"], ours, *files) == ["a/poster.webp"]
 
 
+def test_what_a_sidecar_and_the_count_of_bytes_say_was_bought_is_told_from_strangers():
+    disk, store = shelf("a/bought.png", "a/cut.png", "a/gone.png", "a/other.png")
+    disk.put(ROOT / "a/cut.png", b"a/c")
+    disk.unlink(ROOT / "a/gone.png")
+    disk.put(ROOT / "a/other.webp", b"a/other.png")
+    disk.put(ROOT / "a/bare.png", b"")
+    files = ["a/bought.png", "a/bought.json", "a/cut.png", "a/gone.json", "a/other.webp", "a/bare.png", "a"]
+    (found,) = store.bought(files)
+    assert (found.path, found.beside, found.sidecar.key) == ("a/bought.png", "a/bought.json", "k-a/bought.png")
+
+
 def test_folders_of_a_stem_are_no_obstacle(tmp_path):
     (tmp_path / "poster").mkdir()
     assert FolderStore(tmp_path).foreign(["poster", "poster/x"], ()) == []

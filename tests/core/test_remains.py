@@ -32,7 +32,8 @@ def test_what_was_answered_is_not_held_again():
 
 def test_a_cancelled_job_costs_no_try():
     said = remains(over("CANCELLED"), LEFT, asked=3, answered=0)
-    assert set(said.values()) == {Undone("batch_cancelled", "its batch was cancelled before it was done")}
+    cause = "cancelled before it ran, nothing charged (its batch was cancelled before it was done)"
+    assert set(said.values()) == {Undone("batch_cancelled", cause)}
 
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "EXPIRED", "CANCELLED", "PARTIALLY_SUCCEEDED", "ODD"])

@@ -676,7 +676,7 @@ def test_readers_see_open_batches_and_all_of_them(desk):
     assert reader.display_names("https://elsewhere.test") == {}
     assert reader.left_to_buy("job") == {(RECIPE.model, "1K", "1:1"): 1}
     assert reader.left_to_buy("job", submitted=True) == {(RECIPE.model, "1K", "1:1"): 2}
-    assert reader.stems_in_flight("job") == {"job/P1"}
+    assert reader.stems_in_flight("job") == {second.attempts[0].token: "job/P1"}
     with pytest.raises(LookupError, match="no job 'x'"):
         reader.open_batches("x")
 

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -107,14 +108,23 @@ def test_cancel_takes_back_and_a_run_buys_the_rest(at, command, manifest):
     folder = at(**SLOW, speed=20)
     path = manifest(f"{BATCH}\nlane: batch")
     assert command("run", path, "--detach").code == 0
+    assert command("ledger", "backup", "older.db").code == 0
     cancelled = command("cancel", "j", "--json")
     answer = told(cancelled)
     assert (cancelled.code, answer["cancelled"], answer["tasks"]["queued"]) == (0, 1, 2)
     assert answer["spend"]["reserved_usd"] == "0.00"
     assert [act["op"] for act in book(folder, "batches") if act["op"] == "cancel"] == ["cancel"]
     assert command("cancel", "j").out.startswith("j: 0 batches taken back")
+    receipt = command("report", "j").out
+    assert "charges  0 = 2 sends - 2 cancelled before they ran, nothing charged\n" in receipt
+    assert "slowest" not in receipt
+    log = Path("bulkrender.db.log").read_text()
+    assert log.count(" undone batch_cancelled cancelled before it ran, nothing charged (") == 2
     bought = command("run", path, "--lane", "standard", "--json")
     assert (bought.code, told(bought)["tasks"]["succeeded"]) == (0, 2)
+    assert command("plan", path, "--database", "sqlite:///older.db").code == 2, (
+        "its open batch is not what brought them"
+    )
 
 
 def test_reconcile_harvests_lists_strangers_and_proves_the_books(at, command, manifest, home):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.ledger import Ledger
+from runner.ledger import Ledger, Reader
 from tests.surfaces.holding import ANSWER, holding_service
 
 UNKNOWN = "acme-image-9"
@@ -66,6 +66,35 @@ def test_a_picture_taken_away_and_its_prompt_edited(live, manifest, home):
     assert live("run", edited).code == 0
     assert live("run", edited).code == 0
     assert (home / "renders/j/a/512-1x1-1.jpg").exists()
+
+
+def test_what_was_bought_after_a_copy_of_the_ledger_is_not_bought_again_silently(live, manifest, home):
+    live("run", manifest(prompts="[{id: a, text: a cat}]"))
+    live("ledger", "backup", "older.db")
+    live("run", manifest())
+    (home / "older.db").replace("bulkrender.db")
+    (home / "renders/j/b/512-1x1-1.png").touch()
+    picture = home / "renders/j/b/512-1x1-1.jpg"
+    sidecar, before = json.loads(picture.with_suffix(".json").read_text()), picture.stat()
+    for verb in ("plan", "run"):
+        refused = live(verb, manifest())
+        assert refused.code == 2
+        assert f"j/b/512-1x1-1.jpg: job j, key {sidecar['key']}, attempt {sidecar['attempt']}, " in refused.err
+        assert "go: 1, $0.04" in refused.err
+        assert "are where pictures of job j go: j/b/512-1x1-1.png. Move them away" in refused.err
+    assert picture.stat() == before
+    kept = home / "kept"
+    (home / "renders/j/b").rename(kept)
+    assert live("run", manifest()).code == 0
+    assert (kept / picture.name).stat().st_ino == before.st_ino
+
+
+def test_a_picture_that_a_run_brings_while_a_plan_looks_is_not_in_its_way(live, manifest, monkeypatch):
+    live("run", manifest())
+    flight, paths = iter([{}, {"t": "j/a/512-1x1-1"}]), iter([{}, {"j/b/512-1x1-1.jpg": "k"}])
+    monkeypatch.setattr(Reader, "stems_in_flight", lambda *_: next(flight))
+    monkeypatch.setattr(Reader, "paths", lambda *_: next(paths))
+    assert live("plan", manifest()).code == 0
 
 
 def test_a_rename_that_a_crash_cut_off_between_disk_and_ledger_is_finished(live, manifest, home, monkeypatch):

@@ -79,6 +79,10 @@ def test_help_shows_them(command, name, monkeypatch):
     joined = " ".join(result.out.split())
     assert all(" ".join(line.split()) in joined for line in examples(GROUP.commands[name].epilog))
     assert max(map(len, result.out.splitlines())) <= 80
+    assert "…" not in result.out, "a cell was cut"
+    shown = set(result.out.split())
+    hidden = [one.name for one in GROUP.commands[name].params if not shown.issuperset((one.help or "").split())]
+    assert not hidden, "taken for markup"
 
 
 def completed(shell, words, home, **more):

@@ -322,6 +322,14 @@ def berlin(monkeypatch):
 NOON = 1_795_604_400.0  # 2026-11-25T11:00:00Z, noon in Berlin
 
 
+def test_a_plan_tells_its_deadline_in_utc_and_by_this_machines_clock(manifest, berlin):
+    by = time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime(time.time() + 36_000))
+    plan = planned(manifest("lane: auto"), by=by)
+    here = datetime.fromisoformat(by).astimezone().strftime("%H:%M")
+    (said,) = (line for line in lines(plan) if line.startswith("by "))
+    assert said.startswith(f"by {by} ({here} here): what no batch has brought until 20")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -175,6 +175,8 @@ def test_one_object_says_all_of_it(filled, command):
         "again": 0,
         "charged": 4,
         "free": 1,
+        "cancelled": 0,
+        "undone": 0,
         "released_by_hand": 0,
         "unknown": 1,
         "in_flight": 1,

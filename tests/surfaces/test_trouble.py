@@ -126,10 +126,30 @@ def at_once(command, manifest):
         return command("run", path, *FAST).err
 
 
-def in_the_way(command, manifest):
+def put_back(command, manifest):
+    path = manifest(prompts="[{id: a, text: a cat}]")
+    assert command("run", path, *FAST).code == 0
+    assert command("ledger", "backup", "older.db", "--sandbox").code == 0
     path = manifest()
     assert command("run", path, *FAST).code == 0
-    return command("run", path, *FAST, "--database", "sqlite:///new.db").err
+    Path("older.db").replace("bulkrender-sandbox.db")
+    return command("run", path, *FAST).err
+
+
+def altered(command, manifest):
+    assert command("run", manifest(), *FAST).code == 0
+    with database.writing(Path("bulkrender-sandbox.db").resolve()).begin() as connection:
+        connection.exec_driver_sql("UPDATE attempt SET cost_nanos = cost_nanos - 1 WHERE id = 1")
+    found = command("report", "j", "--sandbox")
+    assert found.code == 1
+    return found.out
+
+
+def in_the_way(command, manifest):
+    folder = Path("renders-sandbox/j/a")
+    folder.mkdir(parents=True)
+    (folder / "512-1x1-1.txt").touch()
+    return command("run", manifest(), *FAST).err
 
 
 SCENES = {
@@ -142,6 +162,8 @@ SCENES = {
     "A picture that is not what was ordered": (sold_wrong, 0),
     "Prompts that are refused": (declined, 0),
     "Two runs at once": (at_once, 0),
+    "An older copy of the ledger was put back": (put_back, slice(None)),
+    "The books were altered": (altered, slice(None)),
     "Files in the way": (in_the_way, 0),
 }
 """What leads to the lines of a section, and which of them."""
