@@ -126,6 +126,13 @@ def at_once(command, manifest):
         return command("run", path, *FAST).err
 
 
+def lost(command, manifest):
+    path = manifest()
+    assert command("run", path, *FAST).code == 0
+    next(Path("renders-sandbox/j/a").glob("*.[jp][pn]g")).unlink()
+    return command("run", path, *FAST).err
+
+
 def put_back(command, manifest):
     path = manifest(prompts="[{id: a, text: a cat}]")
     assert command("run", path, *FAST).code == 0
@@ -162,6 +169,7 @@ SCENES = {
     "A picture that is not what was ordered": (sold_wrong, 0),
     "Prompts that are refused": (declined, 0),
     "Two runs at once": (at_once, 0),
+    "A picture was lost": (lost, 0),
     "An older copy of the ledger was put back": (put_back, slice(None)),
     "The books were altered": (altered, slice(None)),
     "Files in the way": (in_the_way, 0),
