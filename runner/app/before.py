@@ -164,6 +164,8 @@ class Way:
     def _come_since(self, reader: Reader) -> set[str]:
         """Stems of pictures that a run has ordered or brought since the ledger was read; ordered ones first."""
         job = self._campaign.job
+        if not reader.recorded(job):
+            return set()
         ordered = {
             stem for token, stem in reader.stems_in_flight(job).items() if token not in self._before.in_flight
         }

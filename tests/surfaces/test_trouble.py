@@ -153,6 +153,9 @@ def altered(command, manifest):
 
 
 def in_the_way(command, manifest):
+    other = manifest(name="other.yaml", prompts="[a fish]")
+    other.write_text(other.read_text().replace("job: j", "job: other"))
+    assert command("run", other, *FAST).code == 0  # a ledger that has never heard of the job
     folder = Path("renders-sandbox/j/a")
     folder.mkdir(parents=True)
     (folder / "512-1x1-1.txt").touch()
