@@ -125,7 +125,7 @@ class Watch:
         if at - first < self._open.settle_s:
             log.warning("batch %s is not in the list of jobs yet", record.token[:8])
             return
-        if not await self._is_its_project(record):
+        if not await self._is_its_project(record, at - first):
             return
         lists = f"it is in neither of two complete lists {roughly(at - first)} apart"
         if record.state is BatchState.CREATED:
@@ -139,12 +139,13 @@ class Watch:
             log.warning("batch %s was not created: %s; its tasks are submitted again", record.token[:8], lists)
             await self._open.end_all(record, Undone("batch_absent", lists), "absent", lists)
 
-    async def _is_its_project(self, record: BatchRecord) -> bool:
+    async def _is_its_project(self, record: BatchRecord, absent_s: float) -> bool:
         """Whether the list was that of the project the batch was submitted in: that one shows its input too.
 
-        Without this a key of another project would find every batch gone, and buy all of it again (§9.2).
+        Without this a key of another project would find every batch gone, and buy all of it again (§9.2). It has
+        been absent for `absent_s` by the provider's clock, by which the input expires, and there for longer.
         """
-        if not record.file or self._clock.utc() - record.made_at > INPUT_LASTS_S:
+        if not record.file or max(absent_s, self._clock.utc() - record.made_at) > INPUT_LASTS_S:
             return True
         async with self._open.asking:
             shown = await self._open.batches.shows(record.file)

@@ -211,12 +211,17 @@ def test_a_key_of_another_project_makes_no_job_gone(tmp_path, caplog, lost):
     bench.is_square()
 
 
-def test_a_job_of_which_nothing_is_left_is_gone_once_its_input_would_have_expired(tmp_path):
-    service = BatchService(ends=lambda _: End(after_s=30.0, does=0), foreign=lambda now: now < 50 * 3_600.0)
+@pytest.mark.parametrize("rate", [1.0, 20.0])
+def test_a_job_of_which_nothing_is_left_is_gone_once_its_input_would_have_expired(tmp_path, rate):
+    """By the provider's clock, however fast that runs."""
+    hour_s = 3_600.0 / rate
+    service = BatchService(
+        ends=lambda _: End(after_s=30.0, does=0), foreign=lambda now: now < 56 * hour_s, rate=rate
+    )
     bench = Bench(tmp_path, service, 10)
     drive(bench.run)
     assert bench.status.spend.unknown == 10 * WORST
-    assert 47 * 3_600.0 <= service.times("create")[1] - service.times("create")[0] <= 48 * 3_600.0
+    assert 47 * hour_s <= service.times("create")[1] - service.times("create")[0] <= 54 * hour_s
 
 
 def test_a_job_that_is_not_found_now_and_then_is_not_gone(tmp_path):
