@@ -99,7 +99,7 @@ class Plan:
             many = f"{len(self.missing)} paid pictures are" if len(self.missing) > 1 else "1 paid picture is"
             notes.append(
                 f"{many} no longer on disk, first {self.missing[0]}: put back a copy; no run buys it again, "
-                f"unless `bulkrender retry {self.campaign.job} --gone` says so"
+                "until `retry --gone` has said so"
             )
         if self.cap_before not in {None, Cap()} and self.campaign.cap == Cap():
             notes.append("the last run of this job had a cap, this one has none: a --budget counts for one run")

@@ -15,7 +15,7 @@ from runner.app.campaign import plus
 from runner.app.pricebook import PriceBook, price_book
 from runner.app.settings import Options, resolve
 from runner.core.errors import UsageError
-from runner.core.lifecycle import AttemptState, State, Verdict
+from runner.core.lifecycle import GONE, AttemptState, State, Verdict
 from runner.core.pricing import STANDARD_TIERS
 from runner.core.remains import CANCELLED
 from runner.core.shape import guess, listed
@@ -47,6 +47,8 @@ class Line:
     charges: int = 0
     """Those that were settled."""
     pictures: int = 0
+    lost: int = 0
+    """Charges for pictures that came, and that a person has said are lost since."""
     settled: int = 0
     reserved: int = 0
     unknown: int = 0
@@ -67,10 +69,16 @@ class Line:
     """Sends that are held as unknown."""
     in_flight: int = 0
 
+    @property
+    def without_picture(self) -> int:
+        """Charges for an answer that had not the picture."""
+        return self.charges - self.written_off - self.lost - self.pictures
+
     def add(self, one: BookedAttempt) -> None:
         """Count one attempt."""
         self.sends += one.sent_at is not None
         self.pictures += one.outcome == "made"
+        self.lost += one.outcome == GONE
         match one.state:
             case AttemptState.SETTLED:
                 self.charges += 1

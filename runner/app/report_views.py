@@ -53,8 +53,9 @@ def report_object(receipt: Receipt) -> Json:
         "charges": {
             "total": whole.charges,
             "pictures": whole.pictures,
+            "lost": whole.lost,
             "written_off": whole.written_off,
-            "without_picture": whole.charges - whole.written_off - whole.pictures,
+            "without_picture": whole.without_picture,
         },
         "equal": receipt.equal,
         "spend": _counters_object(books.kept),

@@ -69,7 +69,10 @@ def _chain(found: Receipt) -> Iterator[str]:
             whole.pictures,
             _steps(
                 f"{whole.charges} charges",
-                **{"for an answer without the picture": whole.pictures + whole.written_off - whole.charges},
+                **{
+                    "for an answer without the picture": -whole.without_picture,
+                    "whose picture was lost": -whole.lost,
+                },
                 written_off_by_hand=-whole.written_off,
             ),
         ),

@@ -181,7 +181,7 @@ def test_one_object_says_all_of_it(filled, command):
         "unknown": 1,
         "in_flight": 1,
     }
-    assert found["charges"] == {"total": 4, "pictures": 2, "written_off": 0, "without_picture": 2}
+    assert found["charges"] == {"total": 4, "pictures": 2, "lost": 0, "written_off": 0, "without_picture": 2}
     assert (found["equal"], found["within_cap"], found["accounts"][0]["within_cap"]) == (False, True, True)
     by = {tuple(row["group"].values()): row for row in found["by"]}
     assert by["baroque", "standard", "succeeded"]["pictures"] == 2

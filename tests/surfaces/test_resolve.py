@@ -233,7 +233,7 @@ def test_a_line_of_a_batch_is_written_off_at_half_the_price(desk, command):
     found = told(command("report", "job", "--by", "lane", "--database", desk.url, "--json"))
     assert found["checks"]["adds_up"]
     assert {row["lane"]: row["charges"] for row in found["prices"]} == {"standard": 1, "batch": 1}
-    assert found["charges"] == {"total": 2, "pictures": 0, "written_off": 2, "without_picture": 0}
+    assert found["charges"] == {"total": 2, "pictures": 0, "lost": 0, "written_off": 2, "without_picture": 0}
 
 
 @pytest.mark.parametrize("option", ["--write-off", "--release"])

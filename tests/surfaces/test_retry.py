@@ -191,7 +191,7 @@ def test_lost_pictures_are_bought_again_when_somebody_says_so(provider, pictures
     before = json.loads(command("report", "j", "--json").out)["spend"]["usd"]
     planned = command("plan", "j.yaml")
     assert "2 paid pictures are no longer on disk" in planned.out + planned.err
-    assert "`bulkrender retry j --gone`" in planned.out + planned.err
+    assert "until `retry --gone` has said so" in planned.out + planned.err
     assert command("run", "j.yaml").code == 0
     assert provider.arrived == sent
     result = command("retry", "j", "--gone", "--yes", "--json")
@@ -205,7 +205,10 @@ def test_lost_pictures_are_bought_again_when_somebody_says_so(provider, pictures
     receipt = json.loads(command("report", "j", "--json").out)
     assert receipt["checks"]["adds_up"]
     assert Decimal(receipt["spend"]["usd"]) == Decimal(before) * 6 / 4
-    assert "6 costs recomputed" in command("report", "j", "--by", "outcome").out
+    assert (receipt["charges"]["lost"], receipt["charges"]["without_picture"]) == (2, 0)
+    printed = command("report", "j", "--by", "outcome").out
+    assert "pictures 4 = 6 charges - 2 whose picture was lost" in printed
+    assert "6 costs recomputed" in printed
     assert command("retry", "j", "--gone", "--yes").out == "job j: no picture is lost\n"
 
 
