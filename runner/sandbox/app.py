@@ -5,6 +5,8 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 from aiohttp import web
@@ -38,6 +40,7 @@ def create_app(options: Options, *, now: Callable[[], float] = time.time) -> web
     app.router.add_get(version + "/models", sandbox.list_models)
     app.router.add_get(version + "/models/{model:[^/:]+}", sandbox.get_model)
     app.router.add_route("*", "/{rest:.*}", _nothing_here)
+    app.on_response_prepare.append(sandbox.date)
     app.on_startup.append(sandbox.batches.start)
     app.on_cleanup.extend((sandbox.batches.close, sandbox.close))
     return app
@@ -75,6 +78,12 @@ class Sandbox:
     async def close(self, _app: web.Application) -> None:
         """Close the files."""
         self._books.close()
+
+    async def date(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Say what time it is by the clock that all else goes by."""
+        response.headers["Date"] = format_datetime(
+            datetime.fromtimestamp(self._clock.read().clock, UTC), usegmt=True
+        )
 
     async def call(self, request: web.Request) -> web.StreamResponse:
         """POST `models/{model}:{verb}`."""

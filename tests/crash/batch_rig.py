@@ -23,7 +23,7 @@ SPEED = 60.0
 HIDDEN_S = 600.0
 """The list may omit a new job for so long, by the clock of the sandbox (gemini-api.md §12)."""
 SECONDS_S = 3.0
-"""HTTP dates are of the wall, and of whole seconds."""
+"""HTTP dates are of whole seconds, and a look takes some of the wall's."""
 POLL_S = 1.0
 TWO_DAYS_S = 49 * 3600.0
 """Longer than any job lives."""
@@ -155,7 +155,7 @@ class BatchRig(Rig):
 @contextmanager
 def batch_rig(folder: Path, campaign: Campaign, *, speed: float = SPEED, **sandbox: Any) -> Iterator[BatchRig]:
     """A rig with this campaign; the sandbox ends with the context."""
-    campaign.write(folder, HIDDEN_S / speed + SECONDS_S)
+    campaign.write(folder, HIDDEN_S + SECONDS_S * speed)
     service = Service(folder / "sandbox", {"speed": speed, "batch_output_s": 90 * 86400.0, **sandbox})
     service.start()
     try:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -65,6 +66,14 @@ def test_windows_and_days_follow_it(tmp_path):
     times = [(0, 0), (0.5, 30), (0.75, 45), (1.25, 75)]
     assert [(row["at"] - WALL, row["clock"] - WALL) for row in sandbox.requests()] == times
     assert [row["clock"] - WALL for row in sandbox.bill()] == [0, 30, 75]
+
+
+def test_every_answer_says_what_time_it_is_there(tmp_path):
+    wall = [WALL]
+    with serving(tmp_path, speed=60, now=lambda: wall[0]) as sandbox:
+        wall[0] += 60
+        answers = [sandbox.send("GET", path) for path in ("/v1beta/models", "/v1beta/batches", "/nowhere")]
+    assert {parsedate_to_datetime(one.headers["date"]).timestamp() for one in answers} == {WALL + 3_600}
 
 
 def test_the_wall_stepping_back_between_two_runs_frees_no_window(tmp_path):
