@@ -16,7 +16,7 @@ from runner.core.task import Recipe
 MOST_CELLS = 10_000
 """Of the product of all axes: beyond it an axis lists one value only, which the rows replace."""
 NONE = "(none)"
-"""Value of an axis that a task does not have, or has empty: an empty column would not replace the axis."""
+"""Value of an axis that a task does not have, or has blank: a blank column would not replace the axis."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*(?::[0-9]+)?")
 _ESCAPED = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
@@ -77,13 +77,20 @@ def sheet_of(finals: Sequence[Final]) -> Sheet:
     varied = [name for name, values in axes.items() if len(values) > 1]
     return Sheet(
         tuple(
-            (one, {name: cell[name] or NONE for name in varied}) for one, cell in zip(finals, cells, strict=True)
+            (one, {name: _shown(cell[name]) for name in varied}) for one, cell in zip(finals, cells, strict=True)
         ),
-        {name: tuple(v or NONE for v in values) if name in varied else values for name, values in axes.items()},
+        {
+            name: tuple(dict.fromkeys(map(_shown, values))) if name in varied else values
+            for name, values in axes.items()
+        },
         models,
         {label: recipe for recipe, label in recipes.items()},
         recipe_axis,
     )
+
+
+def _shown(value: str) -> str:
+    return value if value.strip() else NONE
 
 
 def _bare(recipe: Recipe) -> Recipe:

@@ -338,6 +338,19 @@ def test_any_prompt_id_and_axis_value_arrives_as_it_was(data):
     assert all("matches nothing" not in note for note in campaign.notes)
 
 
+@pytest.mark.parametrize("moods", [["'", "", "\r"], ["", "\r"], [" ", "ink"]])
+def test_a_row_whose_axis_is_blank_is_one_picture_all_the_same(tmp_path, moods):
+    finals = [
+        Final(f"p{n}", "a cat", (), Recipe(MODEL), {"size": "1K", "aspect": "1:1", "mood": mood}, f"k1-{n:032x}")
+        for n, mood in enumerate(moods)
+    ]
+    sheet, path = sheet_of(finals), tmp_path / "f.yaml"
+    path.write_text(manifest_text(Head("j", "d", "f.jsonl"), sheet), encoding="utf-8", newline="\n")
+    path.with_suffix(".jsonl").write_text(rows_text(sheet), encoding="utf-8", newline="\n")
+    specs = load(path, resolve(Options(sandbox=True), {})).specs
+    assert [dict(spec.axes)["mood"] for spec in specs] == [mood.strip() or "(none)" for mood in moods]
+
+
 @given(hostile)
 def test_an_escaped_text_is_the_template_of_itself(text):
     assert compile_template(escaped(text)).parts == (text,)
